@@ -1,0 +1,18 @@
+"""Modules:
+
+- `faceid_nb.adapters.branch`: After this chapter you can hang a face on an unmodified Wan-VACE, turn it up and down, take it off again, and prove that it did no harm.
+- `faceid_nb.app.widgets`: After reading you can accept or reject photos by clicking on them, and turn a face up and down with a slider, inside JupyterLab.
+- `faceid_nb.curation.crop`: Cut the subject out of a photo in the shape that a video model wants, with everybody else outside, and say in words what the picture shows.
+- `faceid_nb.curation.faces`: Find every face of a picture with its box, five key points and identity vector, and measure how sharp, how turned and how complete it is.
+- `faceid_nb.curation.manifest`: Run the whole curation over a folder: verdicts, crops, captions, a contact sheet to look at, and one file that the rest of the workshop reads.
+- `faceid_nb.curation.photos`: Turn a folder of whatever people have into pictures that are certain to decode, or into a file name and the reason why not.
+- `faceid_nb.curation.select`: Decide who the folder is about, and for every photo whether it stays, with one reason and one number.
+- `faceid_nb.embeddings.encoders`: Turn every kept photo into a vector that says who is on it, and see in one picture whether the photos agree.
+- `faceid_nb.embeddings.identity`: Merge the vectors of many photos into one that stands for the person, know which photos pulled it astray, and keep it in a file.
+- `faceid_nb.evaluation.identity`: After this chapter you can say how much the person in a clip is the person you wanted: one number for every frame, a floor and a ceiling beside it, and no frame left out.
+- `faceid_nb.evaluation.motion`: After this chapter you can tell a dance from a talking passport photo: how well the clip follows the pose, how steady the face stays, and how much it moves at all.
+- `faceid_nb.evaluation.report`: After this chapter a run ends in one page that you can send to anybody: the photos, the dance, four clips side by side, and how much of the person is really there. One file, no network, readable on a phone.
+- `faceid_nb.evaluation.statistics`: After this chapter you can turn thousands of frame scores into one honest row: mean, median, spread, the worst frames, the faceless share, and how far chance could have moved it.
+- `faceid_nb.inference.generate`: After this chapter you can open a Wan-VACE model from a folder, let a person dance in it, turn each part of the method on and off, and get the same clip tomorrow."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,41 @@
+"""What the tests share: the tree they look at, and the real photos and models when they lie beside the project."""
+from pathlib import Path
+import os
+import subprocess
+
+import pytest
+
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def files_of(root):
+    "The files of the project: what git tracks or would track; without git, all but what is made"
+    asked = subprocess.run(['git', 'ls-files', '--cached', '--others', '--exclude-standard'], cwd=root, capture_output=True, text=True)
+    if asked.returncode == 0: paths = [root/line for line in asked.stdout.splitlines()]
+    else: paths = [p for p in root.rglob('*') if not {'.venv', '.git', 'runs', '_docs', '_proc', 'build', '__pycache__'} & set(p.relative_to(root).parts[:-1])]
+    return sorted(p for p in paths if p.is_file())
+
+
+@pytest.fixture(scope='session')
+def root(): return ROOT
+
+
+@pytest.fixture(scope='session')
+def project_files(): return files_of(ROOT)
+
+
+@pytest.fixture(scope='session')
+def modules():
+    "The exported modules: dotted name to file"
+    found = {'.'.join(p.relative_to(ROOT).with_suffix('').parts): p for p in (ROOT/'faceid_nb').rglob('*.py') if not p.name.startswith('_')}
+    assert found, 'faceid_nb holds no module: make export'
+    return found
+
+
+@pytest.fixture(scope='session')
+def assets():
+    "Real photos and real models, which are not ours to ship"
+    folder = ROOT.parent/'shared'/'assets'
+    if not (folder/'photos').is_dir(): pytest.skip('the real photos and models are not beside this checkout (../shared/assets)')
+    return folder

@@ -1,0 +1,211 @@
+"""The laws of the adapters: what is attached, switched off or taken away leaves the base model, to the last bit."""
+from itertools import permutations
+from pathlib import Path
+import json
+
+from diffusers import WanVACETransformer3DModel
+from torch.nn.functional import normalize
+import pytest
+import torch
+
+from faceid_nb.adapters.branch import attach_face_branch, load_branch, save_branch
+from faceid_nb.adapters.lora import LoraSettings, add_lora, load_lora, lora_parameters, lora_state, remove_lora, save_lora, set_lora_scale
+from faceid_nb.adapters.mapper import MapperConfig
+from faceid_nb.core.files import save_tensors
+from faceid_nb.world.tiny import random_pipeline
+
+SIZES = MapperConfig(width=32, tokens=3, hidden=32, rank=4)
+KEYS = Path(__file__).resolve().parent.parent.parent/'shared'/'assets'/'lora'/'keys'
+
+
+def base_model(width=32, layers=2, dtype=torch.float32):
+    torch.manual_seed(0)
+    model = WanVACETransformer3DModel(patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=width//2, in_channels=16, out_channels=16, text_dim=32, freq_dim=64, ffn_dim=2*width,
+                                      num_layers=layers, rope_max_seq_len=64, vace_layers=[0], vace_in_channels=96)
+    return model.requires_grad_(False).eval().to(dtype)
+
+
+def ask(model, b=2, **more):
+    g, dtype = torch.Generator().manual_seed(1), model.proj_out.weight.dtype
+    draw = lambda *shape: torch.randn(shape, generator=g).to(dtype)
+    with torch.no_grad():
+        return model(hidden_states=draw(b, 16, 2, 6, 4), timestep=torch.linspace(100, 900, b), encoder_hidden_states=draw(b, 512, 32), control_hidden_states=draw(b, 96, 2, 6, 4),
+                     return_dict=False, **more)[0]
+
+
+def moved(model, branch=None):
+    "The adapters as some training would leave them"
+    g = torch.Generator().manual_seed(2)
+    for p in [*(branch.parameters() if branch else []), *lora_parameters(model).values()]: p.data += .05*torch.randn(p.shape, generator=g)
+
+
+def somebody(seed=3): return normalize(torch.randn(1, 512, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('b', [1, 3])
+def test_the_laws_of_the_branch(dtype, b):
+    model = base_model(dtype=dtype)
+    base, modules = ask(model, b), [n for n, _ in model.named_modules()]
+    branch = attach_face_branch(model, SIZES, torch.Generator().manual_seed(0))
+    branch.set_identity(somebody())
+    assert torch.equal(ask(model, b), base)                                                     # attached
+    moved(model, branch)
+    mine = ask(model, b)
+    assert mine.dtype == dtype and not torch.equal(mine, base)
+    assert torch.equal(ask(model, b, encoder_hidden_states_image=somebody().expand(b, -1)), mine)  # given by hand or by set_identity
+    branch.scale = 0
+    assert torch.equal(ask(model, b), base)                                                     # scale 0
+    branch.scale = 1
+    assert torch.equal(ask(model, b), mine)
+    branch.set_identity(None)
+    assert torch.equal(ask(model, b), base)                                                     # no identity
+    branch.detach()
+    assert torch.equal(ask(model, b), base) and [n for n, _ in model.named_modules()] == modules  # detached
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_the_laws_of_the_lora(dtype, tmp_path):
+    model = base_model(dtype=dtype)
+    base = ask(model)
+    add_lora(model, LoraSettings(rank=2, alpha=5.), torch.Generator().manual_seed(0))
+    assert torch.equal(ask(model), base)
+    assert {p.dtype for p in lora_parameters(model).values()} == {torch.float32}
+    moved(model)
+    mine = ask(model)
+    set_lora_scale(model, 0)
+    assert torch.equal(ask(model), base) and not torch.equal(mine, base)
+    set_lora_scale(model, 1)
+    save_lora(tmp_path, model)
+    other = base_model(dtype=dtype)
+    load_lora(other, tmp_path)
+    assert torch.equal(ask(other), mine)
+    load_lora(other, tmp_path)                                                                  # a second load replaces the first
+    assert torch.equal(ask(other), mine)
+    remove_lora(other)
+    assert torch.equal(ask(other), base)
+
+
+@pytest.mark.parametrize('order', list(permutations(['branch', 'lora'])))
+def test_branch_and_lora_in_any_order(order, tmp_path):
+    model = base_model()
+    base, branch = ask(model), None
+    for part in order:
+        if part == 'lora': add_lora(model, LoraSettings(rank=2), torch.Generator().manual_seed(0))
+        else: branch = attach_face_branch(model, SIZES, torch.Generator().manual_seed(0))
+    branch.set_identity(somebody())
+    assert torch.equal(ask(model), base)
+    moved(model, branch)
+    both = ask(model)
+    save_branch(tmp_path/'branch.safetensors', branch)
+    save_lora(tmp_path, model)
+    for way in permutations(['branch', 'lora']):
+        other = base_model()
+        for part in way:
+            if part == 'lora': load_lora(other, tmp_path)
+            else: twin = load_branch(tmp_path/'branch.safetensors', other)
+        twin.set_identity(somebody())
+        assert torch.equal(ask(other), both)
+    set_lora_scale(model, 0)
+    branch.scale = 0
+    assert torch.equal(ask(model), base)
+    (branch.detach if order[0] == 'lora' else lambda: remove_lora(model))()
+    (branch.detach if order[0] == 'branch' else lambda: remove_lora(model))()
+    assert torch.equal(ask(model), base) and [n for n, _ in model.named_modules()] == [n for n, _ in base_model().named_modules()]
+
+
+def test_the_mapper_waits_one_step():
+    model = base_model()
+    branch = attach_face_branch(model, SIZES, torch.Generator().manual_seed(0))
+    first = model.condition_embedder.image_embedder.first.weight
+    optimizer = torch.optim.SGD(branch.parameters(), lr=1.)
+    lengths = []
+    for _ in range(2):
+        g = torch.Generator().manual_seed(1)
+        out = model(hidden_states=torch.randn(2, 16, 1, 6, 4, generator=g), timestep=torch.tensor([500., 500.]), encoder_hidden_states=torch.randn(2, 512, 32, generator=g),
+                    encoder_hidden_states_image=torch.cat([somebody(3), somebody(4)]), control_hidden_states=torch.zeros(2, 96, 1, 6, 4), return_dict=False)[0]
+        optimizer.zero_grad()
+        out.square().mean().backward()
+        lengths.append(first.grad.norm().item())
+        optimizer.step()
+    assert lengths[0] == 0 < lengths[1]
+
+
+def test_equal_branches_are_equal_files(tmp_path):
+    branch = attach_face_branch(base_model(), SIZES, torch.Generator().manual_seed(0))
+    files = [save_branch(tmp_path/f'{i}.safetensors', branch).read_bytes() for i in range(4)]
+    assert len(set(files)) == 1
+
+
+def test_files_that_do_not_fit(tmp_path):
+    branch = attach_face_branch(base_model(), SIZES, torch.Generator().manual_seed(0))
+    save_branch(tmp_path/'branch.safetensors', branch)
+    deep = base_model(layers=3)
+    with pytest.raises(ValueError, match='face branch of another model'): load_branch(tmp_path/'branch.safetensors', deep)
+    assert deep.condition_embedder.image_embedder is None
+    with pytest.raises(ValueError, match='Set MapperConfig.width to 64'): load_branch(tmp_path/'branch.safetensors', base_model(width=64))
+    with pytest.raises(ValueError, match='missing'): load_branch(tmp_path/'nothing.safetensors', base_model())
+    (tmp_path/'cut.safetensors').write_bytes((tmp_path/'branch.safetensors').read_bytes()[:-50])
+    with pytest.raises(ValueError, match='cut.safetensors'): load_branch(tmp_path/'cut.safetensors', base_model())
+    model = base_model()
+    add_lora(model, LoraSettings(rank=2), torch.Generator().manual_seed(0))
+    lora = save_lora(tmp_path, model)
+    with pytest.raises(ValueError, match='is no face branch'): load_branch(lora, base_model())
+    with pytest.raises(ValueError, match='not a LoRA'): load_lora(base_model(), tmp_path/'branch.safetensors')
+    wide = base_model(width=64)
+    with pytest.raises(ValueError, match=r'LoRA of another model.*lora_A.weight \(2, 32\) for a layer of \(64, 64\)'): load_lora(wide, lora)
+    assert not lora_parameters(wide)
+    half = {k: v for i, (k, v) in enumerate(lora_state(model).items()) if i}
+    with pytest.raises(ValueError, match='an A and a B for each layer'): load_lora(base_model(), save_tensors(tmp_path/'half.safetensors', half, {}))
+
+
+@pytest.mark.parametrize('file', sorted(KEYS.glob('*.json')) or [None], ids=lambda f: f.stem if f else 'none')
+def test_loras_of_other_models(file, tmp_path):
+    if file is None: pytest.skip('the key lists of real LoRA files are not beside this checkout (../shared/assets/lora/keys)')
+    told = json.loads(file.read_text())
+    shapes = told['keys'] if 'keys' in told else {k: [4, 4] for part in told.values() if isinstance(part, list) for k in part}
+    names = list(shapes)
+    lora = save_tensors(tmp_path/'lora.safetensors', {n: torch.zeros([min(d, 64) for d in shape]) for n, shape in shapes.items()}, {})
+    model = base_model()
+    with pytest.raises(ValueError) as error: load_lora(model, lora)
+    message = str(error.value)
+    assert 'lora.safetensors' in message and any(n.removeprefix('transformer.') in message for n in names)
+    assert not lora_parameters(model)
+
+
+def test_through_the_pipeline(tmp_path):
+    pipe = random_pipeline(0)
+    pipe.set_progress_bar_config(disable=True)
+    def film(): return pipe(prompt='a person', height=32, width=32, num_frames=5, num_inference_steps=2, guidance_scale=3., output_type='latent', generator=torch.Generator().manual_seed(0)).frames
+    base = film()
+    branch = attach_face_branch(pipe.transformer, MapperConfig(width=256), torch.Generator().manual_seed(0))
+    add_lora(pipe.transformer, LoraSettings(rank=2, alpha=3.), torch.Generator().manual_seed(0))
+    branch.set_identity(somebody())
+    assert torch.equal(film(), base)
+    moved(pipe.transformer)
+    file, with_lora = save_lora(tmp_path, pipe.transformer), film()
+    moved(pipe.transformer, branch)
+    set_lora_scale(pipe.transformer, 0)
+    assert not torch.equal(film(), base)
+    branch.set_identity(None)
+    assert torch.equal(film(), base)
+    branch.detach()
+    remove_lora(pipe.transformer)
+    pipe.load_lora_weights(tmp_path, weight_name=file.name, adapter_name='me', use_safetensors=True)
+    assert torch.equal(film(), with_lora)
+    with pytest.raises(ValueError, match='exactly 512 rows'):
+        attach_face_branch(pipe.transformer, MapperConfig(width=256), torch.Generator().manual_seed(0))
+        pipe(prompt='a person', height=32, width=32, num_frames=5, num_inference_steps=1, max_sequence_length=226)
+
+
+def test_the_model_may_be_called_by_position():
+    model = base_model()
+    g = torch.Generator().manual_seed(1)
+    x = [torch.randn(1, 16, 1, 6, 4, generator=g), torch.tensor([500.]), torch.randn(1, 512, 32, generator=g), None, torch.randn(1, 96, 1, 6, 4, generator=g)]
+    with torch.no_grad():
+        base = model(*x).sample
+        branch = attach_face_branch(model, SIZES, torch.Generator().manual_seed(0))
+        branch.set_identity(somebody())
+        assert torch.equal(model(*x).sample, base)
+        moved(model, branch)
+        assert not torch.equal(model(*x).sample, base)

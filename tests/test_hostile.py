@@ -1,0 +1,156 @@
+"""Bad input: one clear line on stderr, exit code 2, nothing half-written left behind."""
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from faceid_nb.app.cli import main
+from faceid_nb.app.phases import note_run
+from faceid_nb.app.recipes import open_recipe
+from faceid_nb.core.media import write_video
+from faceid_nb.world.people import random_people
+from faceid_nb.world.scenes import film, random_dance, take_photo
+
+SIZE = (192, 128)
+QUICK = ['inputs.n_dances=1', 'training.steps_a=2', 'training.steps_b=1', 'sampling.steps=1']
+
+
+def photos(folder, people, each, seed=0, kind='single'):
+    generator = torch.Generator().manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, person in enumerate(random_people(people, generator)):
+        for k in range(each): Image.fromarray(take_photo(person, kind, (288, 192), generator)[0]).save(folder/f'{i}_{k}.jpg', quality=95)
+    return folder
+
+
+def fails(capsys, *words):
+    "The one line that a command says when it refuses"
+    capsys.readouterr()
+    assert main([str(w) for w in words]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith('faceid: '), said
+    assert 'Traceback' not in said[0]
+    return said[0]
+
+
+@pytest.fixture
+def run(tmp_path):
+    "A run folder that knows its recipe, where nothing has been made yet"
+    folder = tmp_path/'run'
+    note_run(open_recipe('tiny', dict(pair.split('=') for pair in QUICK)), folder)
+    return folder
+
+
+def left(folder): return sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file())
+
+
+def test_missing_folder(tmp_path, capsys):
+    assert 'nowhere' in fails(capsys, 'curate', tmp_path/'nowhere', '--folder', tmp_path/'run')
+    assert not (tmp_path/'run').exists()
+
+
+def test_no_photo_in_the_folder(tmp_path, capsys):
+    (tmp_path/'photos').mkdir()
+    assert 'no photo' in fails(capsys, 'curate', tmp_path/'photos', '--folder', tmp_path/'run')
+    assert not (tmp_path/'run').exists()
+
+
+def test_no_photo_with_a_face(tmp_path, capsys):
+    folder = photos(tmp_path/'photos', 1, 4, kind='nobody')
+    assert 'face' in fails(capsys, 'curate', folder, '--folder', tmp_path/'run')
+    assert not (tmp_path/'run').exists()
+
+
+def test_one_photo(tmp_path, capsys):
+    folder = photos(tmp_path/'photos', 1, 1)
+    assert '1' in fails(capsys, 'curate', folder, '--folder', tmp_path/'run')
+    assert not (tmp_path/'run').exists()
+
+
+def test_two_people_in_equal_numbers(tmp_path, capsys):
+    folder = photos(tmp_path/'photos', 2, 5)
+    assert 'two people' in fails(capsys, 'curate', folder, '--folder', tmp_path/'run')
+    assert not (tmp_path/'run').exists()
+
+
+def test_only_a_truncated_jpeg(tmp_path, capsys):
+    folder = photos(tmp_path/'photos', 1, 1)
+    file = next(folder.glob('*.jpg'))
+    file.write_bytes(file.read_bytes()[:len(file.read_bytes())//2])
+    fails(capsys, 'curate', folder, '--folder', tmp_path/'run')
+    assert not (tmp_path/'run').exists()
+
+
+def test_a_truncated_jpeg_among_good_ones_is_named(tmp_path, capsys):
+    folder = photos(tmp_path/'photos', 1, 8)
+    file = folder/'0_3.jpg'
+    file.write_bytes(file.read_bytes()[:len(file.read_bytes())//2])
+    assert main(['curate', str(folder), '--folder', str(tmp_path/'run')]) == 0
+    assert '0_3.jpg' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('frames, size, words', [(16, SIZE, '16 frames'), (17, (128, 192), '128 x 192')])
+def test_pose_clip_that_does_not_fit(tmp_path, capsys, run, frames, size, words):
+    generator = torch.Generator().manual_seed(0)
+    pose = film(random_people(1, generator)[0], random_dance(generator), size, generator)[1]
+    write_video(tmp_path/'pose.mp4', pose[:frames], 10)
+    before = left(run)
+    assert words in fails(capsys, 'generate', run, '--pose', tmp_path/'pose.mp4', '--out', tmp_path/'out.mp4')
+    assert left(run) == before and not (tmp_path/'out.mp4').exists()
+
+
+def test_lora_of_another_model(tmp_path, capsys, run):
+    generator = torch.Generator().manual_seed(0)
+    pose = film(random_people(1, generator)[0], random_dance(generator), SIZE, generator)[1]
+    write_video(tmp_path/'pose.mp4', pose, 10)
+    keys = {f'transformer.blocks.0.attn1.to_q.lora_{k}.weight': torch.zeros(4, 1536) if k == 'A' else torch.zeros(1536, 4) for k in 'AB'}
+    save_file(keys, tmp_path/'other.safetensors')
+    before = left(run)
+    assert 'LoRA' in fails(capsys, 'generate', run, '--pose', tmp_path/'pose.mp4', '--lora', tmp_path/'other.safetensors', '--out', tmp_path/'out.mp4')
+    assert left(run) == before and not (tmp_path/'out.mp4').exists()
+
+
+def test_unknown_recipe(tmp_path, capsys):
+    assert 'tiny, wan21_vace_1_3b' in fails(capsys, 'run', 'tinny', '--folder', tmp_path/'run')
+    assert not (tmp_path/'run').exists()
+
+
+@pytest.mark.parametrize('verb', [['run', 'tiny'], ['demo']])
+def test_unknown_key(tmp_path, capsys, verb):
+    assert 'did you mean training.steps_a?' in fails(capsys, *verb, '--folder', tmp_path/'run', 'training.step_a=3')
+    assert not (tmp_path/'run').exists()
+
+
+def test_value_of_the_wrong_kind(tmp_path, capsys):
+    assert 'seed=three' in fails(capsys, 'demo', '--folder', tmp_path/'run', 'seed=three')
+    assert not (tmp_path/'run').exists()
+
+
+def test_run_folder_that_is_none(tmp_path, capsys):
+    assert 'run.json' in fails(capsys, 'evaluate', tmp_path)
+    assert left(tmp_path) == []
+
+
+def test_models_that_are_not_on_the_disk(tmp_path, capsys):
+    folder = photos(tmp_path/'photos', 1, 8)
+    said = fails(capsys, 'curate', folder, '--recipe', 'wan21_vace_1_3b', '--folder', tmp_path/'run', '--pack-root', tmp_path/'packs')
+    assert 'buffalo_l' in said and 'MB' in said
+    assert not (tmp_path/'run').exists()
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='file size limits are a POSIX thing')
+def test_full_disk(tmp_path):
+    "No file may grow over 20 kB: the writes fail as they do on a full disk"
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    done = subprocess.run([sys.executable, '-m', 'faceid_nb.app.cli', 'demo', '--folder', str(tmp_path/'run'), *QUICK],
+                          preexec_fn=limit, capture_output=True, text=True, timeout=300, env=os.environ | {'PYTHONDONTWRITEBYTECODE': '1'})
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith('faceid: '), done.stderr
+    assert [p for p in tmp_path.rglob('*') if p.is_file() and '.part' in p.name] == []

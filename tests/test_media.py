@@ -1,0 +1,34 @@
+"""The odd files of real folders: each is read as upright RGB or refused by one ValueError that names it, and quickly."""
+from time import perf_counter
+
+import numpy as np
+import pytest
+
+from faceid_nb.core.media import read_image, read_video
+
+
+def test_every_odd_picture_is_read_or_refused_by_name(assets):
+    files = [p for p in sorted((assets/'photos'/'formats').iterdir()) if p.is_file()]
+    assert len(files) > 30
+    for path in files:
+        start = perf_counter()
+        try: image = read_image(path)
+        except ValueError as e: assert path.name in str(e)
+        else: assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+        assert perf_counter() - start < 10, path.name
+
+
+def test_orientation_is_obeyed(assets):
+    turned = read_image(assets/'photos'/'formats'/'hopper_orientation_6.webp').astype(float)
+    upright = read_image(assets/'photos'/'formats'/'hopper.png').astype(float)
+    assert np.abs(turned - upright).mean() < 12
+    assert np.abs(np.rot90(turned) - upright).mean() > 30
+
+
+def test_a_real_clip_is_read(assets):
+    frames, fps = read_video(assets/'pose_video'/'liveportrait_d18_face.mp4')
+    assert frames.dtype == np.uint8 and frames.shape[1:] == (480, 480, 3) and fps == pytest.approx(30, abs=.1)
+
+
+def test_a_clip_that_is_not_one_is_named(assets, tmp_path):
+    with pytest.raises(ValueError, match='hopper.jpg'): read_video(assets/'photos'/'formats'/'hopper.jpg')
