@@ -7,7 +7,7 @@ import pytest
 from faceid_nb.curation.crop import CropConfig
 from faceid_nb.curation.faces import open_faces
 from faceid_nb.curation.manifest import curate
-from faceid_nb.curation.photos import list_photos
+from faceid_nb.curation.photos import list_photos, read_photo
 from faceid_nb.curation.select import CurationConfig, calibrate, judge, look_at
 from faceid_nb.embeddings.encoders import embed_photos
 from faceid_nb.embeddings.identity import make_identity
@@ -95,3 +95,22 @@ def test_identity_of_subject_a(manifest, mixed, faces):
     assert train.shape == (7, 128) and held.shape == (3, 128)
     for kind in (identity.mean, identity.weighted, identity.median):
         assert abs(np.linalg.norm(kind) - 1) < 1e-4 and (held @ kind).min() > .8
+
+
+def test_close_up_is_found_with_a_border(assets, faces):
+    image = read_photo(assets/'photos'/'subject_A'/'img4.jpg').image
+    whole = faces.find(image)[0]
+    x0, y0, x1, y1 = (whole.box + np.array([.02, .02, -.02, -.02])*np.array([whole.width, whole.height]*2)).astype(int)
+    tight = np.ascontiguousarray(image[y0:y1, x0:x1])
+    for found in (f[0] for f in (faces.find(tight), faces.find(tight, paddings=(.5,))) if f):
+        assert found.embedding @ whole.embedding > .7
+        assert abs(found.box + [x0, y0, x0, y0] - whole.box).max() < .2*whole.height
+    assert faces.find(tight, paddings=(.5,))[0].padding == .5
+
+
+@pytest.mark.parametrize('folder', ['formats', 'hard', 'no_face', 'art_nonhuman'])
+def test_odd_files_are_read_or_named(assets, faces, folder):
+    place = assets/'photos'/folder
+    for path in list_photos(place):
+        look = look_at(path, place, faces, MEASURED)
+        assert bool(look.problem) != bool(look.sha256) and (not look.problem or path.name in look.problem)

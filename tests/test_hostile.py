@@ -26,7 +26,7 @@ def photos(folder, people, each, seed=0, kind='single'):
     generator = torch.Generator().manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
     for i, person in enumerate(random_people(people, generator)):
-        for k in range(each): Image.fromarray(take_photo(person, kind, (288, 192), generator)[0]).save(folder/f'{i}_{k}.jpg', quality=95)
+        for k in range(each): Image.fromarray(take_photo(person, kind, (640, 480), generator)[0]).save(folder/f'{i}_{k}.jpg', quality=95)
     return folder
 
 
@@ -149,7 +149,7 @@ def test_models_that_are_not_on_the_disk(tmp_path, capsys):
 def test_full_disk(tmp_path):
     "No file may grow over 20 kB: the writes fail as they do on a full disk"
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    done = subprocess.run([sys.executable, '-m', 'faceid_nb.app.cli', 'demo', '--folder', str(tmp_path/'run'), *QUICK],
+    done = subprocess.run([sys.executable, '-c', 'import sys; from faceid_nb.app.cli import main; sys.exit(main())', 'demo', '--folder', str(tmp_path/'run'), *QUICK],
                           preexec_fn=limit, capture_output=True, text=True, timeout=300, env=os.environ | {'PYTHONDONTWRITEBYTECODE': '1'})
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith('faceid: '), done.stderr

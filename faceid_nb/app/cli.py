@@ -133,8 +133,9 @@ def main(
 )->int:                               # Exit code: 0 done, 2 refused, 130 stopped
     "The `faceid` command"
     parser = build_parser()
-    asked, asked_rest = parser.parse_known_args(arguments)
-    asked.rest = asked_rest
+    asked, asked.rest = parser.parse_known_args(arguments)
+    late = [word for word in asked.rest if not word.startswith('-')]  # argparse stops at the first option; choices may stand behind it
+    if 'pairs' in asked: asked.pairs, asked.rest = asked.pairs + late, [word for word in asked.rest if word not in late]
     if asked.rest and asked.verb != 'pretrain': parser.error(f"nobody knows {' '.join(asked.rest)}")
     if not asked.debug: warnings.simplefilter('ignore')
     verbs = {'demo': _demo, 'run': _run, 'recipes': _recipes, 'pretrain': _pretrain, 'generate': _generate}

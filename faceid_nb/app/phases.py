@@ -5,7 +5,8 @@ asking for the last one makes everything."""
 
 # %% auto #0
 __all__ = ['note_run', 'open_run', 'model_hashes', 'pack_hashes', 'run_curate', 'decide', 'embed_strangers', 'run_embed',
-           'open_model', 'preview', 'run_train', 'trained_pipe', 'person', 'run_generate', 'run_clip', 'picture_of']
+           'open_model', 'preview', 'run_train', 'trained_pipe', 'person', 'write_clip', 'run_generate', 'run_clip',
+           'picture_of']
 
 # %% ../../nbs/7_app/72_phases.ipynb #f606a8e1
 import stat
@@ -217,7 +218,21 @@ def person(
     "The one identity embedding of the run"
     return torch.from_numpy(load_identity(Path(folder)/'embed').mean)
 
-# %% ../../nbs/7_app/72_phases.ipynb #9c79f64e
+# %% ../../nbs/7_app/72_phases.ipynb #7c6231b8
+def write_clip(
+    path:Path,           # Where, ends with .mp4
+    frames:np.ndarray,   # (F, H, W, 3) uint8
+    fps:float,           # Frames a second
+)->Path:                 # `path`
+    "A clip on the disk that has all its frames, or no file and an error"
+    write_video(path, frames, fps)
+    try: whole = len(read_video(path)[0]) == len(frames)
+    except ValueError: whole = False
+    if whole: return path
+    Path(path).unlink()
+    raise ValueError(f'{path} could not be written to its end; is the disk full? Free some space and run the same command again')
+
+# %% ../../nbs/7_app/72_phases.ipynb #7769c7e1
 def run_generate(
     recipe:Recipe,
     folder:Path,     # Run folder
@@ -232,14 +247,15 @@ def run_generate(
         pipe, branch = trained_pipe(recipe, folder)
         for one in FOUR:
             todo = {d.name: d for d in dances if not (place/one.name/f'{d.name}.mp4').is_file()}
-            keep = lambda name, frames: write_video(place/one.name/f'{name}.mp4', frames, sampling.fps)
+            if not todo: continue
+            keep = lambda name, frames: write_clip(place/one.name/f'{name}.mp4', frames, sampling.fps)
             generate_clips(pipe, {n: poses[n] for n in todo}, {n: d.prompt for n, d in todo.items()}, sampling, one, branch, person(folder), on_clip=keep)
         first = {one.name: read_video(place/one.name/f'{dances[0].name}.mp4')[0] for one in FOUR}
         save_figure(show_clip({'the dance': poses[dances[0].name]} | first, title=dances[0].prompt), place/'clips.png', 80)
         return {'clips': [f'{one.name}/{d.name}.mp4' for one in FOUR for d in dances]}
     return do_step(folder, 'generate', key, work, keep=True)
 
-# %% ../../nbs/7_app/72_phases.ipynb #50bf7c07
+# %% ../../nbs/7_app/72_phases.ipynb #688b300d
 def run_clip(
     recipe:Recipe,
     folder:Path,                # Run folder
@@ -256,9 +272,9 @@ def run_clip(
     pipe, branch = trained_pipe(recipe, folder, lora)
     words = (prompt or recipe.prompt).replace('{trigger}', recipe.trigger)
     frames = generate(pipe, dance, words, replace(recipe.sampling, face_scale=face_scale), branch, person(folder))
-    return write_video(out, frames, recipe.sampling.fps)
+    return write_clip(out, frames, recipe.sampling.fps)
 
-# %% ../../nbs/7_app/72_phases.ipynb #688b300d
+# %% ../../nbs/7_app/72_phases.ipynb #d8e8ed41
 def picture_of(
     folder:Path,     # Run folder
     name:str,        # File in it

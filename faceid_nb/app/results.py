@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .phases import model_hashes, note_run, run_curate, run_embed, run_generate, run_train
+from .phases import model_hashes, note_run, run_curate, run_embed, run_generate, run_train, write_clip
 from .recipes import Dance, Recipe, find_dances, find_photos, known_keys, pack_place
 from .steps import Step, do_step
 from ..core.files import config_hash, load_tensors, package_versions, read_json, write_atomic, write_json
-from ..core.media import fit_within, read_video, write_video
+from ..core.media import fit_within, read_video
 from ..curation.faces import open_faces
 from ..curation.manifest import load_manifest
 from ..curation.photos import Unreadable, read_photo
@@ -106,10 +106,10 @@ def measure(
     if not stranger.found.any(): rows['stranger']['frames'] = 0
     motion = {one: summarise_motion([by[d.name] for d in dances], [wanted_points(d, recipe.num_frames) for d in dances], recipe.size[1]) for one, by in tracks.items()}
     data = ReportData(f'{recipe.subject}, seed {recipe.seed}', photo_cards(recipe, folder), poses, clips, scores, real, stranger, recipe.sampling.fps, motion=motion, facts=facts_of(recipe))
-    write_report(place, data)
+    read_video(write_report(place, data)['video'])  # fails when the disk was full
     for name in poses:
         grid = four_way_grid({one: by[name] for one, by in clips.items()}, {one: by[name] for one, by in scores.items()}, poses[name])
-        write_video(place/f'{name}.mp4', grid, recipe.sampling.fps)
+        write_clip(place/f'{name}.mp4', grid, recipe.sampling.fps)
     curves = {one: {name: [round(float(c), 4) for c in score.cosine] for name, score in by.items()} for one, by in scores.items()}
     write_json(place/'scores.json', {'rows': rows, 'motion': motion, 'curves': curves})
     return rows

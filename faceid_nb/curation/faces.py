@@ -23,6 +23,7 @@ from PIL import Image
 from scipy.ndimage import laplace
 
 from ..core.files import file_sha256
+from ..core.media import fit_within
 
 # %% ../../nbs/1_curation/12_faces.ipynb #89bdf121
 @dataclass(frozen=True)
@@ -89,12 +90,13 @@ class FaceFinder:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f'got {image.dtype} {image.shape}; wanted uint8 RGB (H, W, 3)')
         for padding in paddings:
-            border = round(padding*max(image.shape[:2]))
-            padded = np.pad(image, ((border, border), (border, border), (0, 0)))
+            seen = fit_within(image, (1280, 1280)) if padding else image  # a border helps close-ups, and those need no more pixels
+            border, scale = round(padding*max(seen.shape[:2])), image.shape[1]/seen.shape[1]
+            padded = np.pad(seen, ((border, border), (border, border), (0, 0))) if border else seen
             with hushed():
                 self.app.det_model.prepare(0, input_size=self.sizes_for(padded.shape[:2]))
                 found = self.app.get(np.ascontiguousarray(padded[..., ::-1]))
-            faces = [Face(f.bbox - border, f.kps - border, float(f.det_score), f.normed_embedding.astype(np.float32), padding) for f in found]
+            faces = [Face((f.bbox - border)*scale, (f.kps - border)*scale, float(f.det_score), f.normed_embedding.astype(np.float32), padding) for f in found]
             if faces: return sorted(faces, key=lambda f: -f.area)
         return []
 

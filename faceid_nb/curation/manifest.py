@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -218,9 +217,10 @@ def curate(
     verdicts = overrule(judge(looks, config, reference), by_hand or {})
     enough(verdicts, config)
     splits = split_photos([v.sha256 for v in verdicts if v.reason is None], config.heldout)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
+    draft = out.parent/f'.{out.name}.draft'
+    shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
     try:
+        draft.mkdir(parents=True)
         cuts = [() if v.reason else cut_photo(l, v, folder, draft, crop, (attributes or {}).get(v.file, ''), config.max_pixels) for l, v in zip(looks, verdicts)]
         records = tuple(record(v, None if v.reason else splits[v.sha256], c) for v, c in zip(verdicts, cuts))
         manifest = Manifest(subject or folder.resolve().name, crop.trigger, records)

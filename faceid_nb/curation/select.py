@@ -203,7 +203,8 @@ def finer(
     b:Look, # The other
 )->bool:    # True when `a` should stay
     "Is `a` the better copy?"
-    return a.n_bytes > b.n_bytes if a.size == b.size else a.detail > 2*b.detail
+    if max(a.detail, b.detail) > 2*min(a.detail, b.detail): return a.detail > b.detail
+    return a.size == b.size and a.n_bytes > b.n_bytes
 
 # %% ../../nbs/1_curation/13_select.ipynb #b9c28264
 def judge(

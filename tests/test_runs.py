@@ -1,0 +1,98 @@
+"""Whole runs: what they leave behind, the same through papermill, and a kill that nobody can see in the result."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+
+from faceid_nb.app.cli import main
+from faceid_nb.app.steps import listed
+from faceid_nb.core.files import read_json
+
+QUICK = ['inputs.n_photos=8', 'inputs.n_dances=1', 'training.steps_a=4', 'training.steps_b=2', 'training.checkpoint_every=2', 'sampling.steps=2']
+FACEID = [sys.executable, '-c', 'import sys; from faceid_nb.app.cli import main; sys.exit(main())']
+CONFIGURATIONS = {'base', 'mapper', 'lora', 'full'}
+
+
+def content(folder):
+    "Every file that a run promises, by content; wall-clock times are nobody's promise"
+    files = {name: sha for name, sha in listed(folder).items() if not name.startswith('train/checkpoints') and not name.endswith('summary.json')}
+    summary = read_json(folder/'summary.json')
+    return files | {'summary': json.dumps({k: v for k, v in summary.items() if k != 'seconds'}, sort_keys=True)}
+
+
+@pytest.fixture(scope='module')
+def demo(tmp_path_factory):
+    "A quick demo, never interrupted"
+    folder = tmp_path_factory.mktemp('whole')/'demo'
+    assert main(['demo', '--folder', str(folder), *QUICK]) == 0
+    return folder
+
+
+def test_summary_has_exactly_its_keys(demo):
+    summary = read_json(demo/'summary.json')
+    assert set(summary) == {'subject', 'seed', 'photos', 'identity', 'seconds', 'models', 'versions'}
+    assert set(summary['photos']) == {'given', 'kept'}
+    assert set(summary['identity']) == CONFIGURATIONS | {'real', 'stranger'}
+    for row in summary['identity'].values(): assert set(row) == {'mean', 'median', 'no_face_rate', 'frames'}
+    assert set(summary['seconds']) == {'curate', 'embed', 'train', 'generate', 'evaluate', 'total'}
+    assert all(len(sha) == 64 for sha in summary['models'].values()) and len(summary['models']) >= 5
+    assert {'python', 'torch', 'diffusers', 'faceid_nb'} <= set(summary['versions'])
+
+
+def test_what_people_look_for_is_there(demo):
+    for name in ('report.html', 'grid.png', 'grid.mp4', 'dance_01.mp4', 'run.json'): assert (demo/name).stat().st_size > 500, name
+    page = (demo/'report.html').read_text(encoding='utf-8').replace('http://www.w3.org', '')
+    assert 'http://' not in page and 'https://' not in page, 'the page must not need a network'
+
+
+def test_a_second_time_does_nothing(demo, capsys):
+    before = {p: p.stat().st_mtime_ns for p in demo.glob('*/phase.json')}
+    assert len(before) == 5
+    assert main(['demo', '--folder', str(demo), *QUICK]) == 0
+    assert {p: p.stat().st_mtime_ns for p in demo.glob('*/phase.json')} == before
+    said = capsys.readouterr().out
+    assert 'report.html' in said and all(name in said for name in CONFIGURATIONS)
+
+
+def killed(folder, when, how):
+    "The demo, ended as soon as the file `when` is there"
+    work = subprocess.Popen([*FACEID, 'demo', '--folder', str(folder), *QUICK], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    limit = time.monotonic() + 300
+    while not any(folder.glob(when)) and work.poll() is None and time.monotonic() < limit: time.sleep(.02)
+    assert work.poll() is None, work.stderr.read()
+    os.killpg(work.pid, how)
+    said = work.communicate(timeout=60)[1]
+    return work.returncode, said
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='kill by signal')
+def test_killed_three_times_and_still_bit_equal(demo, tmp_path):
+    folder = tmp_path/'demo'
+    assert killed(folder, 'input/subject/photos/*.jpg', signal.SIGKILL)[0] == -signal.SIGKILL
+    assert killed(folder, 'train/checkpoints/step_*2.safetensors', signal.SIGKILL)[0] == -signal.SIGKILL
+    code, said = killed(folder, 'generate/mapper/*.mp4', signal.SIGTERM)
+    assert code == 130 and 'goes on from here' in said
+    assert main(['demo', '--folder', str(folder), *QUICK]) == 0
+    assert content(folder) == content(demo)
+    assert not list(folder.rglob('.*.part*'))
+
+
+def test_papermill_leaves_notebooks_that_read_well(tmp_path, capsys):
+    folder = tmp_path/'run'
+    assert main(['run', 'tiny', 'seed=3', '--folder', str(folder), *QUICK]) == 0
+    books = sorted((folder/'notebooks').glob('*.ipynb'))
+    assert [p.stem for p in books] == ['10_curate', '20_embed', '40_train', '50_generate', '60_evaluate']
+    for path in books:
+        book = nbformat.read(path, 4)
+        assert book.cells[0].cell_type == 'markdown' and book.cells[0].source.startswith('# ')
+        outputs = [o for cell in book.cells if cell.cell_type == 'code' for o in cell.outputs]
+        assert not [o for o in outputs if o.output_type == 'error']
+        assert any('image/png' in o.get('data', {}) for o in outputs), f'{path.stem} shows no picture'
+        assert "'seed': '3'" in ''.join(cell.source for cell in book.cells) or '"seed": "3"' in ''.join(cell.source for cell in book.cells)
+    assert read_json(folder/'summary.json')['seed'] == 3
+    assert 'report.html' in capsys.readouterr().out
