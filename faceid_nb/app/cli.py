@@ -82,13 +82,11 @@ def _recipe(asked):
     return open_recipe(asked.recipe, words | pairs)
 
 def _one_phase(asked):
-    from faceid_nb.app.phases import note_run
     from faceid_nb.app.results import PHASES, told
     from faceid_nb.app.steps import fresh
     recipe = _recipe(asked)
     folder = Path(asked.run) if asked.verb != 'curate' else asked.folder or Path('runs')/recipe.subject
     with fresh(folder): step = PHASES[asked.verb](recipe, folder)
-    note_run(recipe, folder)
     print(told(step, folder))
 
 # %% ../../nbs/7_app/75_cli.ipynb #d2d86678

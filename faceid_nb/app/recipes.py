@@ -263,5 +263,5 @@ def pretrain(
     arguments:list[str],  # Words of the command line after `faceid pretrain`
 ):
     "The tiny models of this package, trained from nothing"
-    from faceid_nb.world.pretrain import main
+    from faceid_nb.world.card import main
     return main(arguments)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .phases import model_hashes, note_run, run_curate, run_embed, run_generate, run_train, write_clip
+from .phases import model_hashes, run_curate, run_embed, run_generate, run_train, write_clip
 from .recipes import Dance, Recipe, find_dances, find_photos, known_keys, pack_place
 from .steps import Step, do_step
 from ..core.files import config_hash, load_tensors, package_versions, read_json, write_atomic, write_json
@@ -156,7 +156,6 @@ def run_all(
     for name, phase in PHASES.items():
         tell(f'{name} ...')
         step = phase(recipe, folder)
-        if name == 'curate': note_run(recipe, folder)
         tell(told(step, folder))
     return read_json(Path(folder)/'summary.json')
 

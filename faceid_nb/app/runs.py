@@ -50,7 +50,8 @@ def run_notebook(
     "One notebook, executed and kept"
     check_parameters(notebook, parameters)
     work = lambda aside: papermill.execute_notebook(
-        str(notebook), str(aside), parameters, kernel_name='python3', cwd=str(cwd), execution_timeout=timeout, progress_bar=False, log_output=False)
+        str(notebook), str(aside), parameters, kernel_name='python3', cwd=str(cwd), execution_timeout=timeout, progress_bar=False, log_output=False,
+        extra_arguments=['--IPKernelApp.log_level=40'])
     try: return write_atomic(out, work)
     except PapermillExecutionError as error:
         kind = ValueError if error.ename in ('ValueError', 'OSError') else RuntimeError

@@ -18,7 +18,8 @@ from torch import nn
 import torch.nn.functional as F
 
 from ..core.files import load_tensors, save_tensors
-from .people import canvas, draw_person, random_people
+from .figure import draw_person
+from .people import canvas, random_people
 from .scenes import Scene, draw_place, draw_pose, draw_scene, random_scenes
 
 # %% ../../nbs/0_world/08_facepack.ipynb #fa396b59
