@@ -61,7 +61,9 @@ def fit(
         with torch.no_grad():
             for (n, p), a in zip(params, average):
                 p.copy_(state[n]), a.copy_(state[f'average.{n}'])
-                opt.state[p] = dict(step=torch.tensor(float(start)), exp_avg=state[f'm.{n}'].to(p), exp_avg_sq=state[f'v.{n}'].to(p))
+                if f'step.{n}' not in state: continue   # it had no gradient so far
+                moments = {k: torch.zeros_like(p).copy_(state[f'{k}.{n}']) for k in ('exp_avg', 'exp_avg_sq')}
+                opt.state[p] = dict(step=state[f'step.{n}'].to(p.device), **moments)
             for n, b in buffers: b.copy_(state[f'buffer.{n}'])
         print(f'{name}: goes on at step {start}', flush=True)
     clock, losses = time.time(), []
@@ -81,7 +83,7 @@ def fit(
             if not np.isfinite(mean_loss): raise FloatingPointError(f'{name}: the loss is {mean_loss} at step {step + 1}; a lower learning rate than {config.lr} is needed')
         if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
             state = {n: p for n, p in params} | {f'average.{n}': a for (n, _), a in zip(params, average)} | {f'buffer.{n}': b for n, b in buffers}
-            state |= {f'{k[0]}.{n}': opt.state[p][k[1]] for n, p in params for k in (('m', 'exp_avg'), ('v', 'exp_avg_sq'))}
+            state |= {f'{k}.{n}': v for n, p in params for k, v in opt.state[p].items()}
             save_tensors(file, {k: v.detach().cpu() for k, v in state.items()}, dict(step=str(step + 1), seconds=str(time.time() - clock + seconds)))
     with torch.no_grad():
         for (_, p), a in zip(params, average): p.copy_(a)

@@ -44,7 +44,7 @@ class Painters:
 def vae_loss(
     vae:AutoencoderKLWan,      # The autoencoder
     critic:Recogniser,         # A recogniser that is not the shipped one, frozen
-    batch:int,                 # Clips of 17 frames a step, so many frames also of shorter ones
+    batch:int,                 # Clips of 17 frames a step, as many frames in shorter ones; photos come eight for a clip
     generator:torch.Generator, # CPU
     part:float,                # How far the training is, 0 to 1: first photos only, then clips; faces count from 0.2 on
     size:tuple[int, int]=SIZE, # Height and width in pixels
@@ -53,7 +53,7 @@ def vae_loss(
     "L1 on pixels (faces count five times) and on their differences, a little KL, and the cosine between the identities before and after"
     dev = next(vae.parameters()).device
     frames = 1 if part < .12 else (9, 9, 9, 17, 1)[int(torch.randint(5, (1,), generator=generator))]
-    n = max(1, batch*NUM_FRAMES//frames)
+    n = 8*batch if frames == 1 else max(1, batch*NUM_FRAMES//frames)
     scene = random_scenes(random_people(n, generator), generator, frames).to(dev)
     with torch.no_grad():
         pictures, truth = painters.scene(scene, size)
@@ -151,22 +151,25 @@ def latent_bank(
     size:tuple[int, int]=SIZE, # Height and width in pixels
     painters:Painters=Painters(), # How frames are drawn
     batch:int=16,              # Clips drawn at once
-)->dict:                       # latents and pose (n, C, f, h, w) bfloat16 normalised; captions
+)->dict:                       # latents and pose (n, C, f, h, w) bfloat16 normalised; face (n, 1, f, h, w) share of a cell; captions
     "Clips of as many strangers, drawn and encoded once"
     dev, c = next(vae.parameters()).device, vae.config
     mean, std = (torch.tensor(o, device=dev).view(1, -1, 1, 1, 1) for o in (c.latents_mean, c.latents_std))
-    latents, poses, captions = [], [], []
+    latents, poses, faces, captions = [], [], [], []
     with whole_clip(vae), torch.autocast(dev.type, torch.bfloat16, enabled=dev.type == 'cuda'):
         for start in range(0, n, batch):
             g = step_generator(seed, start)
             scene = random_scenes(random_people(min(batch, n - start), g), g, NUM_FRAMES)
             captions += scene.captions
             scene = scene.to(dev)
-            for bank, pictures in ((latents, painters.scene(scene, size)[0]), (poses, painters.pose(scene, size))):
+            pictures, truth = painters.scene(scene, size)
+            face = F.avg_pool2d(truth['face'], 8).unflatten(0, (-1, NUM_FRAMES))
+            faces.append(torch.cat([face[:, :1], face[:, 1:].unflatten(1, (-1, 4)).mean(2)], 1)[:, None].bfloat16())
+            for bank, pictures in ((latents, pictures), (poses, painters.pose(scene, size))):
                 video = (pictures*2 - 1).unflatten(0, (-1, NUM_FRAMES)).transpose(1, 2)
                 bank.append(((encode_whole(vae, video)[0].float() - mean)/std).bfloat16())
         blank = (encode_whole(vae, torch.zeros(1, 3, NUM_FRAMES, *size, device=dev))[0].float() - mean)/std
-    return dict(latents=torch.cat(latents), pose=torch.cat(poses), blank=blank, captions=captions)
+    return dict(latents=torch.cat(latents), pose=torch.cat(poses), face=torch.cat(faces), blank=blank, captions=captions)
 
 def denoiser_loss(
     net:WanVACETransformer3DModel, # The denoiser
@@ -177,7 +180,7 @@ def denoiser_loss(
     generator:torch.Generator,     # CPU
     shift:float=3.,                # Of the noise schedule
 )->torch.Tensor:                   # Loss, scalar
-    "Flow matching (Lipman et al. 2023) on clips, and on photos, which are clips of one frame; the pose is left out half the time for photos, one time in eight for clips"
+    "Flow matching (Lipman et al. 2023) on clips, and on photos, which are clips of one frame; faces count three times, the pose is left out half the time for photos, one time in eight for clips"
     dev = bank['latents'].device
     photo = float(torch.rand(1, generator=generator)) < .25
     n = batch*4 if photo else batch
@@ -192,7 +195,7 @@ def denoiser_loss(
     control = torch.cat([blank.expand_as(pose), torch.where(keep, pose, blank), torch.ones(n, 64, *x0.shape[2:], device=dev)], 1)
     with torch.autocast(dev.type, torch.bfloat16, enabled=dev.type == 'cuda'):
         found = net(hidden_states=noised(x0, noise, t), timestep=1000*t, encoder_hidden_states=text.embed(encoder, captions), control_hidden_states=control, return_dict=False)[0]
-    return F.mse_loss(found.float(), velocity(x0, noise))
+    return ((found.float() - velocity(x0, noise)).square()*(1 + 2*bank['face'][rows, :, :f].float())).mean()
 
 # %% ../../nbs/0_world/09_pretrain.ipynb #4f5cfe1d
 @dataclass(frozen=True)
@@ -203,7 +206,7 @@ class Plan:
     critic:Fit=Fit(1300, 2e-3, 544, seed=11, weight_decay=5e-4)
     recogniser:Fit=Fit(3000, 2e-3, 544, seed=23, weight_decay=5e-4)
     detector:Fit=Fit(2000, 2e-3, 64, seed=31)
-    vae:Fit=Fit(4300, 1.2e-3, 16, seed=41, weight_decay=0.)
+    vae:Fit=Fit(3600, 1.2e-3, 16, seed=41, weight_decay=0.)
     denoiser:Fit=Fit(5000, 8e-4, 128, seed=53, weight_decay=.01)
     size:tuple[int, int]=SIZE                                    # Height and width in pixels
 
