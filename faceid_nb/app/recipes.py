@@ -18,7 +18,7 @@ from typing import get_args, get_origin, get_type_hints
 from ..adapters.lora import LoraSettings
 from ..adapters.mapper import MapperConfig
 from .steps import do_step
-from ..core.files import config_hash, read_json
+from ..core.files import config_hash, read_json, write_atomic
 from ..curation.select import CurationConfig
 from ..inference.generate import Sampling
 from ..inference.pose import list_poses
@@ -41,7 +41,7 @@ class PackSource:
     "Where the face models come from: a folder `root/models/name` of ONNX files"
     root:str = ''             # Folder that holds `models/`; empty is the pack inside this package
     name:str = ''             # Name of the pack
-    det_size:tuple[int, int] = (192, 192)  # Height and width the detector looks at, pixels
+    det_sides:tuple[int, ...] = (192, 640) # Sides of the squares the detector looks at, pixels; small ones find large faces, large ones small faces
     where:str = ''            # Address to fetch it from
     megabytes:float = 0.      # Size of the download, MB
     licence:str = 'CC0-1.0'
@@ -68,6 +68,7 @@ class Recipe:
     prompt:str                    # Prompt of a dance that brings none of its own; `{trigger}` is filled in
     size:tuple[int, int]          # Height and width of a frame, pixels
     num_frames:int                # Frames of a clip, 4k+1
+    shots:tuple[tuple[str, float], ...] # Words for a framing, and the share of the height a face takes at least
     flow_shift:float              # How much the schedule leans to noise
     model:ModelSource
     pack:PackSource
@@ -83,6 +84,7 @@ def tiny()->Recipe:
     "The embedded world: everything inside the package, minutes on a laptop"
     return Recipe(
         name='tiny', seed=0, subject='drawn person', trigger='sks', prompt='{trigger} dancing', size=(192, 128), num_frames=17, flow_shift=3.,
+        shots=(('close up', .45), ('medium shot', .27), ('full body', 0.)),
         model=ModelSource(licence='CC0-1.0'), pack=PackSource(), inputs=Inputs(drawn=True),
         curation=CurationConfig(same_person=.5, min_photos=6), mapper=MapperConfig(width=256), lora=LoraSettings(), training=TrainConfig(), sampling=Sampling())
 
@@ -91,9 +93,10 @@ def wan21_vace_1_3b()->Recipe:
     "Wan 2.1 VACE 1.3B with insightface's buffalo_l: real photos, a real GPU"
     return replace(
         tiny(), name='wan21_vace_1_3b', subject='me', trigger='ohwx person', size=(832, 480), num_frames=81, flow_shift=3.,
+        shots=(('close up', .35), ('medium shot', .15), ('full body', 0.)),
         prompt='{trigger} dancing, full body, studio light, sharp face',
         model=ModelSource('Wan-AI/Wan2.1-VACE-1.3B-diffusers', None, 19., 'Apache-2.0', 'cuda', 'bfloat16'),
-        pack=PackSource('~/.insightface', 'buffalo_l', (640, 640), 'https://github.com/deepinsight/insightface/releases/download/model-zoo/buffalo_l.zip', 326.,
+        pack=PackSource('~/.insightface', 'buffalo_l', (640,), 'https://github.com/deepinsight/insightface/releases/download/model-zoo/buffalo_l.zip', 326.,
                         'non-commercial research purposes only (insightface model zoo)'),
         inputs=Inputs(), mapper=MapperConfig(width=1536), curation=CurationConfig(same_person=.4, min_photos=6),
         sampling=Sampling(steps=30, guidance_scale=5., fps=16.))
@@ -215,6 +218,13 @@ def _given(path, key, kind):
     raise ValueError(f'{path} is not a folder; {key} wants a folder of {kind}')
 
 # %% ../../nbs/7_app/71_recipes.ipynb #0ea92146
+def _draw_person(place, generator, n_good, bad):
+    from faceid_nb.world.scenes import write_subject
+    truth = write_subject(place/'photos', generator, n_good, bad)
+    for file, photo in truth['photos'].items():
+        around = ', '.join(photo['caption'].split(', ')[2:])  # "a photo of a person standing, full body, wearing a red shirt, in a park"
+        write_atomic((place/'photos'/file).with_suffix('.txt'), lambda path: path.write_text(around, encoding='utf-8'))
+
 def find_photos(
     recipe:Recipe,
     folder:Path,    # Run folder, where drawn ones go
@@ -222,8 +232,8 @@ def find_photos(
     "The photos of the person, given or drawn"
     if recipe.inputs.photos: return _given(recipe.inputs.photos, 'inputs.photos', 'photos of the person')
     if not recipe.inputs.drawn: raise ValueError(f'recipe {recipe.name} draws nobody: give the photos of the person, inputs.photos=FOLDER')
-    from faceid_nb.world.scenes import write_subject
-    return _drawn(recipe, folder, 'subject', lambda place, g: write_subject(place/'photos', g, recipe.inputs.n_photos), recipe.inputs.n_photos)/'photos'
+    from faceid_nb.world.scenes import BAD
+    return _drawn(recipe, folder, 'subject', lambda place, g: _draw_person(place, g, recipe.inputs.n_photos, BAD), recipe.inputs.n_photos)/'photos'
 
 def find_strangers(
     recipe:Recipe,
@@ -232,10 +242,9 @@ def find_strangers(
     "Photos of somebody else, the floor of every score"
     if recipe.inputs.strangers: return _given(recipe.inputs.strangers, 'inputs.strangers', 'photos of other people')
     if not recipe.inputs.drawn: return None
-    from faceid_nb.world.scenes import write_subject
-    return _drawn(recipe, folder, 'stranger', lambda place, g: write_subject(place/'photos', g, 8, ()), 8)/'photos'
+    return _drawn(recipe, folder, 'stranger', lambda place, g: _draw_person(place, g, 8, ()), 8)/'photos'
 
-# %% ../../nbs/7_app/71_recipes.ipynb #a6a06691
+# %% ../../nbs/7_app/71_recipes.ipynb #13a45b66
 def _words(recipe, pose):
     stem = pose.with_name(pose.stem.removesuffix('_pose'))
     note = read_json(stem.with_suffix('.json')) if stem.with_suffix('.json').is_file() else {}
@@ -258,7 +267,7 @@ def find_dances(
     pattern = '*_pose.mp4' if any(place.glob('*_pose.mp4')) else '*.mp4'
     return [_words(recipe, pose) for pose in list_poses(place, pattern).values()]
 
-# %% ../../nbs/7_app/71_recipes.ipynb #b5d34ca3
+# %% ../../nbs/7_app/71_recipes.ipynb #e7b749cf
 def pretrain(
     arguments:list[str],  # Words of the command line after `faceid pretrain`
 ):

@@ -14,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .phases import model_hashes, run_curate, run_embed, run_generate, run_train, write_clip
-from .recipes import Dance, Recipe, find_dances, find_photos, known_keys, pack_place
+from .phases import face_finder, model_hashes, run_curate, run_embed, run_generate, run_train, write_clip
+from .recipes import Dance, Recipe, find_dances, find_photos, known_keys
 from .steps import Step, do_step
 from ..core.files import config_hash, load_tensors, package_versions, read_json, write_atomic, write_json
 from ..core.media import fit_within, read_video
-from ..curation.faces import open_faces
 from ..curation.manifest import load_manifest
 from ..curation.photos import Unreadable, read_photo
 from ..evaluation.identity import FrameScores, real_ceiling, score_embeddings, score_track, track_faces
@@ -97,7 +96,7 @@ def measure(
     place:Path,        # Where the report goes
 )->dict[str, dict]:    # Configuration, real and stranger -> numbers
     "Every frame scored, every picture drawn"
-    faces, clips, dances = open_faces(*pack_place(recipe), recipe.pack.det_size), read_clips(recipe, folder), find_dances(recipe, folder)
+    faces, clips, dances = face_finder(recipe), read_clips(recipe, folder), find_dances(recipe, folder)
     gallery, poses = load_tensors(folder/'embed'/'gallery.safetensors')[0]['gallery'].numpy(), {d.name: read_video(d.pose)[0] for d in dances}
     tracks = {one: {name: track_faces(faces, frames) for name, frames in by.items()} for one, by in clips.items()}
     scores = {one: {name: score_track(track, gallery) for name, track in by.items()} for one, by in tracks.items()}
