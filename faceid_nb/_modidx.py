@@ -228,6 +228,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'faceid_nb/curation/faces.py'),
                                           'faceid_nb.curation.faces.FaceFinder.sizes_for': ( '1_curation/faces.html#facefinder.sizes_for',
                                                                                              'faceid_nb/curation/faces.py'),
+                                          'faceid_nb.curation.faces._centre_in': ( '1_curation/faces.html#_centre_in',
+                                                                                   'faceid_nb/curation/faces.py'),
                                           'faceid_nb.curation.faces.hushed': ( '1_curation/faces.html#hushed',
                                                                                'faceid_nb/curation/faces.py'),
                                           'faceid_nb.curation.faces.open_faces': ( '1_curation/faces.html#open_faces',

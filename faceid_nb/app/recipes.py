@@ -85,8 +85,8 @@ def tiny()->Recipe:
     return Recipe(
         name='tiny', seed=0, subject='drawn person', trigger='sks', prompt='{trigger} dancing', size=(192, 128), num_frames=17, flow_shift=3.,
         shots=(('close up', .45), ('medium shot', .27), ('full body', 0.)),
-        model=ModelSource(licence='CC0-1.0'), pack=PackSource(), inputs=Inputs(drawn=True),
-        curation=CurationConfig(same_person=.5, min_photos=6), mapper=MapperConfig(width=256), lora=LoraSettings(), training=TrainConfig(), sampling=Sampling())
+        model=ModelSource(licence='CC0-1.0'), pack=PackSource(det_sides=(192, 384)), inputs=Inputs(drawn=True),
+        curation=CurationConfig(same_person=.6, min_photos=6), mapper=MapperConfig(width=256), lora=LoraSettings(), training=TrainConfig(), sampling=Sampling())
 
 # %% ../../nbs/7_app/71_recipes.ipynb #9f8a518b
 def wan21_vace_1_3b()->Recipe:

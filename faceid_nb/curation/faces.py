@@ -63,6 +63,12 @@ def hushed():
         yield
 
 # %% ../../nbs/1_curation/12_faces.ipynb #e0e4e994
+# A detector shown a face larger than any it was trained on sees several small ones in it, so a finer look adds only what the coarser ones did not see.
+def _centre_in(box, other):
+    x, y = (box[0] + box[2])/2, (box[1] + box[3])/2
+    return other[0] < x < other[2] and other[1] < y < other[3]
+
+# %% ../../nbs/1_curation/12_faces.ipynb #f054e749
 class FaceFinder:
     "A detector and a recogniser, opened"
     def __init__(
@@ -93,9 +99,11 @@ class FaceFinder:
             seen = fit_within(image, (1280, 1280)) if padding else image  # a border helps close-ups, and those need no more pixels
             border, scale = round(padding*max(seen.shape[:2])), image.shape[1]/seen.shape[1]
             padded = np.pad(seen, ((border, border), (border, border), (0, 0))) if border else seen
+            found = []
             with hushed():
-                self.app.det_model.prepare(0, input_size=self.sizes_for(padded.shape[:2]))
-                found = self.app.get(np.ascontiguousarray(padded[..., ::-1]))
+                for size in self.sizes_for(padded.shape[:2]):
+                    self.app.det_model.prepare(0, input_size=size)
+                    found += [f for f in self.app.get(np.ascontiguousarray(padded[..., ::-1])) if not any(_centre_in(f.bbox, g.bbox) for g in found)]
             faces = [Face((f.bbox - border)*scale, (f.kps - border)*scale, float(f.det_score), f.normed_embedding.astype(np.float32), padding) for f in found]
             if faces: return sorted(faces, key=lambda f: -f.area)
         return []
@@ -110,7 +118,7 @@ class FaceFinder:
         with hushed(): self.app.models['recognition'].get(np.ascontiguousarray(image[..., ::-1]), face)
         return face.normed_embedding.astype(np.float32)
 
-# %% ../../nbs/1_curation/12_faces.ipynb #f054e749
+# %% ../../nbs/1_curation/12_faces.ipynb #0a8103e2
 def open_faces(
     root:Path,                    # Folder that holds `models/NAME/*.onnx`
     name:str,                     # Name of the pack
@@ -127,7 +135,7 @@ def open_faces(
         app.prepare(ctx_id=-1, det_thresh=det_score, det_size=[(w, h) for h, w in sizes])
     return FaceFinder(app, {f.name: file_sha256(f) for f in sorted(folder.glob('*.onnx'))}, sizes)
 
-# %% ../../nbs/1_curation/12_faces.ipynb #c0ac05c2
+# %% ../../nbs/1_curation/12_faces.ipynb #89004f89
 def sharpness(
     image:np.ndarray, # uint8 RGB (H, W, 3)
     box:np.ndarray,   # Left, top, right, bottom of the face (4,)
@@ -142,7 +150,7 @@ def sharpness(
     gray = np.asarray(window.resize((side, side), Image.Resampling.BILINEAR), np.float64)[1:-1, 1:-1]
     return float(laplace(gray).var()/(gray.var() + 1))
 
-# %% ../../nbs/1_curation/12_faces.ipynb #6bb5c837
+# %% ../../nbs/1_curation/12_faces.ipynb #dae2a1dd
 def yaw(
     keypoints:np.ndarray, # Right eye, left eye, nose, mouth corners as seen (5, 2)
 )->float:                 # Degrees, 0 is frontal, positive turns to the right of the picture
@@ -152,10 +160,10 @@ def yaw(
     offset = float((keypoints[2] - keypoints[:2].mean(0)) @ across)/length
     return degrees(atan2(offset/length, .6))
 
-# %% ../../nbs/1_curation/12_faces.ipynb #52131471
+# %% ../../nbs/1_curation/12_faces.ipynb #08a0c8e4
 PLACES = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])  # ArcFace's, in a chip of 112 x 112
 
-# %% ../../nbs/1_curation/12_faces.ipynb #08a0c8e4
+# %% ../../nbs/1_curation/12_faces.ipynb #a66d85cb
 def outside(
     keypoints:np.ndarray,  # (5, 2)
     size:tuple,            # Height and width of the picture
