@@ -10,6 +10,7 @@ __all__ = ['ARGUMENTS', 'VERBS', 'read_pairs', 'Grammar', 'build_parser', 'main'
 import argparse
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from importlib.metadata import version
@@ -126,6 +127,10 @@ def _pretrain(asked):
 # %% ../../nbs/7_app/75_cli.ipynb #ab72fb83
 def _stopped(number, frame): raise KeyboardInterrupt
 
+def _on_sigterm(handler):
+    "Who hears a SIGTERM; only the main thread may say so, and elsewhere, as in a notebook's runner, nothing changes"
+    if threading.current_thread() is threading.main_thread(): return signal.signal(signal.SIGTERM, handler)
+
 def main(
     arguments:list[str]|None = None,  # Words after `faceid`; those of the process when not given
 )->int:                               # Exit code: 0 done, 2 refused, 130 stopped
@@ -137,7 +142,7 @@ def main(
     if asked.rest and asked.verb != 'pretrain': parser.error(f"nobody knows {' '.join(asked.rest)}")
     if not asked.debug: warnings.simplefilter('ignore')
     verbs = {'demo': _demo, 'run': _run, 'recipes': _recipes, 'pretrain': _pretrain, 'generate': _generate}
-    before = signal.signal(signal.SIGTERM, _stopped)
+    before = _on_sigterm(_stopped)
     try: verbs.get(asked.verb, _one_phase)(asked)
     except (ValueError, OSError) as error:
         if asked.debug: traceback.print_exc()
@@ -146,5 +151,5 @@ def main(
     except KeyboardInterrupt:
         print('faceid: stopped; the same command goes on from here', file=sys.stderr)
         return 130
-    finally: signal.signal(signal.SIGTERM, before)
+    finally: _on_sigterm(before)
     return 0

@@ -63,10 +63,12 @@ def hushed():
         yield
 
 # %% ../../nbs/1_curation/12_faces.ipynb #e0e4e994
-# A detector shown a face larger than any it was trained on sees several small ones in it, so a finer look adds only what the coarser ones did not see.
-def _centre_in(box, other):
-    x, y = (box[0] + box[2])/2, (box[1] + box[3])/2
-    return other[0] < x < other[2] and other[1] < y < other[3]
+# Looked at too closely a large face falls into several, looked at from too far a whole person passes for one. So a finer look may only add faces that the coarsest
+# look has fewer than 32 pixels of, and where two looks disagree, the surer one is right.
+def _same_place(one, two):
+    middle = lambda box: ((box[0] + box[2])/2, (box[1] + box[3])/2)
+    inside = lambda point, box: box[0] < point[0] < box[2] and box[1] < point[1] < box[3]
+    return inside(middle(one.bbox), two.bbox) or inside(middle(two.bbox), one.bbox)
 
 # %% ../../nbs/1_curation/12_faces.ipynb #f054e749
 class FaceFinder:
@@ -101,9 +103,13 @@ class FaceFinder:
             padded = np.pad(seen, ((border, border), (border, border), (0, 0))) if border else seen
             found = []
             with hushed():
-                for size in self.sizes_for(padded.shape[:2]):
+                looks = self.sizes_for(padded.shape[:2])
+                for k, size in enumerate(looks):
                     self.app.det_model.prepare(0, input_size=size)
-                    found += [f for f in self.app.get(np.ascontiguousarray(padded[..., ::-1])) if not any(_centre_in(f.bbox, g.bbox) for g in found)]
+                    new = self.app.get(np.ascontiguousarray(padded[..., ::-1]))
+                    if k: new = [f for f in new if max(f.bbox[2:] - f.bbox[:2])*max(looks[0])/max(padded.shape[:2]) < 32]
+                    found = [g for g in found if not any(_same_place(f, g) and f.det_score > g.det_score for f in new)]
+                    found += [f for f in new if not any(_same_place(f, g) for g in found)]
             faces = [Face((f.bbox - border)*scale, (f.kps - border)*scale, float(f.det_score), f.normed_embedding.astype(np.float32), padding) for f in found]
             if faces: return sorted(faces, key=lambda f: -f.area)
         return []

@@ -95,7 +95,8 @@ def along_the_road(
     "Where a likeness lies between a stranger and the real person"
     if not real > stranger:
         raise ValueError(f'real photos score {real:.3f}, a stranger {stranger:.3f}: want real above stranger, the recogniser cannot tell them apart')
-    return (mean - stranger) / (real - stranger)
+    floor = max(stranger, 0.)  # unlike somebody is not less than nobody
+    return (mean - floor) / (real - floor)
 
 # %% ../../nbs/6_evaluation/63_statistics.ipynb #38757333
 def format_table(
