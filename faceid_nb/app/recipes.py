@@ -86,7 +86,8 @@ def tiny()->Recipe:
         name='tiny', seed=0, subject='drawn person', trigger='sks', prompt='{trigger} dancing', size=(192, 128), num_frames=17, flow_shift=3.,
         shots=(('close up', .45), ('medium shot', .27), ('full body', 0.)),
         model=ModelSource(licence='CC0-1.0'), pack=PackSource(det_sides=(192, 384)), inputs=Inputs(drawn=True),
-        curation=CurationConfig(same_person=.6, min_photos=6), mapper=MapperConfig(width=256), lora=LoraSettings(), training=TrainConfig(), sampling=Sampling())
+        curation=CurationConfig(same_person=.6, min_photos=6), mapper=MapperConfig(width=256), lora=LoraSettings(),
+        training=TrainConfig(steps_a=60, steps_b=240, lr_lora=2e-3, face_weight=15., ema_decay=.95), sampling=Sampling(steps=10))
 
 # %% ../../nbs/7_app/71_recipes.ipynb #9f8a518b
 def wan21_vace_1_3b()->Recipe:
@@ -99,7 +100,9 @@ def wan21_vace_1_3b()->Recipe:
         pack=PackSource('~/.insightface', 'buffalo_l', (640,), 'https://github.com/deepinsight/insightface/releases/download/model-zoo/buffalo_l.zip', 326.,
                         'non-commercial research purposes only (insightface model zoo)'),
         inputs=Inputs(), mapper=MapperConfig(width=1536), curation=CurationConfig(same_person=.4, min_photos=6),
-        sampling=Sampling(steps=30, guidance_scale=5., fps=16.))
+        lora=LoraSettings(rank=64, alpha=64.), sampling=Sampling(steps=30, guidance_scale=5., fps=16.),
+        training=TrainConfig(steps_a=400, steps_b=1200, batch_size=1, lr_mapper=1e-4, lr_lora=1e-4, ema_decay=.99, checkpoint_every=200, preview_every=800,
+                             precision='bf16', gradient_checkpointing=True))
 
 # %% ../../nbs/7_app/71_recipes.ipynb #1a7fd8e3
 RECIPES = {'tiny': tiny, 'wan21_vace_1_3b': wan21_vace_1_3b}
