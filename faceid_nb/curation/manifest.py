@@ -12,7 +12,7 @@ __all__ = ['Crop', 'Record', 'Manifest', 'save_manifest', 'load_manifest', 'spli
 # %% ../../nbs/1_curation/15_manifest.ipynb #cfc65f38
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -208,12 +208,13 @@ def curate(
     by_hand:Mapping[str, bool]|None = None,   # File -> keep it? Decisions that overrule the verdicts
     attributes:Mapping[str, str]|None = None, # File -> words for its caption: clothes, place, light; never the face
     progress:bool = True,               # Show a progress bar
+    look:Callable[[Path, Path, FaceFinder, CurationConfig], Look] = look_at,  # Looks at one photo; one that remembers saves the second time
 )->Manifest:                            # The decision, as it was written
     "A folder of photos judged, cut, captioned and written down"
     folder, out = Path(folder), Path(out)
     paths = list_photos(folder)
     if len(paths) < config.min_photos: raise ValueError(f'{folder} holds {len(paths)} photo{"s"*(len(paths) > 1)}, at least {config.min_photos} are needed; 10 to 30 make a good likeness')
-    looks = [look_at(p, folder, faces, config) for p in tqdm(paths, desc='looking at photos', disable=not progress)]
+    looks = [look(p, folder, faces, config) for p in tqdm(paths, desc='looking at photos', disable=not progress)]
     verdicts = overrule(judge(looks, config, reference), by_hand or {})
     enough(verdicts, config)
     splits = split_photos([v.sha256 for v in verdicts if v.reason is None], config.heldout)
