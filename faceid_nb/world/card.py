@@ -80,7 +80,7 @@ def exam_detector(
         for i, picture in enumerate(_uint8(pictures)):
             found = faces_in(app, picture)
             centre = (boxes[i, :, :2] + boxes[i, :, 2:])/2
-            span = ((boxes[i, :, 2] - boxes[i, :, 0])*(boxes[i, :, 3] - boxes[i, :, 1])).sqrt()
+            span = ((boxes[i, :, 2] - boxes[i, :, 0])*(boxes[i, :, 3] - boxes[i, :, 1])).clamp(min=1).sqrt()
             near = torch.tensor([[float((centre[k] - torch.tensor((f.bbox[:2] + f.bbox[2:])/2)).norm()/span[k]) for f in found] for k in range(len(span))]).reshape(len(span), len(found))
             finds, wrong = finds + len(found), wrong + int((near.amin(0) > .5).sum()) if len(found) else wrong
             for k in (there[i] & (span >= smallest)).nonzero()[:, 0].tolist():

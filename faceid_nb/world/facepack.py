@@ -166,7 +166,7 @@ def crowd(
     device:str,                # Where to draw
     most:int=3,                # Most people in one picture
     person:Callable=draw_person, # How a person is drawn, perhaps a compiled `draw_person`
-)->tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]: # Pictures in [0,1] (n, 3, H, W); keypoints (n, most, 5, 2); boxes (n, most, 4); there (n, most) bool
+)->tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]: # Pictures in [0,1] (n, 3, H, W); keypoints (n, most, 5, 2); boxes (n, most, 4), zeros for those who are not in the picture; there (n, most) bool
     "Pictures with nobody, one or several people, near and far, some of them only a pose picture"
     g, (h, w) = generator, size
     one = lambda lo, hi: lo + (hi - lo)*torch.rand(n, generator=g)
@@ -174,23 +174,22 @@ def crowd(
     picture = draw_place(base.to(device), size)
     pose_only = (torch.rand(n, generator=g) < .08).to(device)
     picture = torch.where(pose_only[:, None, None, None], draw_pose(base.to(device), size), picture)
-    count, points, boxes, there = torch.randint(0, most + 1, (n,), generator=g), [], [], []
+    count, points, boxes, faces = torch.randint(0, most + 1, (n,), generator=g), [], [], []
     for k in range(most):
         s = random_scenes(random_people(n, g), g, 1)
         zoom = torch.exp(one(float(np.log(14/h)), float(np.log(1.05))))*(.75 if k else 1.)
         s = replace(s, zoom=zoom, at=torch.stack([one(.1, .9), one(.15, 1.1) + .3*zoom], -1)).to(device)
         c = canvas(size, s.zoom, s.at[:, 0], s.at[:, 1])
         drawn, truth = person(picture, c, s.identity, s.pose, s.clothes, s.light)
-        use = (count > k).to(device) & ~pose_only
-        picture = torch.where(use[:, None, None, None], drawn, picture)
-        box = truth['face_box']
-        seen = truth['face'].flatten(1).sum(1)/((box[:, 2] - box[:, 0])*(box[:, 3] - box[:, 1]))
-        for earlier in range(k):
-            cx, cy = points[earlier].mean(1).unbind(-1)
-            hidden = (box[:, 0] < cx) & (cx < box[:, 2]) & (box[:, 1] < cy) & (cy < box[:, 3])
-            there[earlier] = there[earlier] & ~(hidden & use)
-        points.append(truth['keypoints']), boxes.append(box), there.append(use & (seen > .45))
-    return picture.clamp(0, 1), torch.stack(points, 1), torch.stack(boxes, 1), torch.stack(there, 1)
+        use = ((count > k).to(device) & ~pose_only)[:, None, None]
+        bare = ~(use & ((drawn - picture).abs().amax(1) > .01))  # where this person covers nobody
+        picture = torch.where(use[:, None], drawn, picture)
+        faces = [face*bare for face in faces] + [truth['face']*use]
+        points.append(truth['keypoints']), boxes.append(truth['face_box']*use[:, 0])
+    boxes = torch.stack(boxes, 1)
+    area = ((boxes[..., 2] - boxes[..., 0])*(boxes[..., 3] - boxes[..., 1])).clamp(min=1)
+    there = torch.stack(faces, 1).flatten(2).sum(2)/area > .45
+    return picture.clamp(0, 1), torch.stack(points, 1), boxes, there
 
 # %% ../../nbs/0_world/08_facepack.ipynb #46f9da95
 def anchor_loss(
