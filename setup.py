@@ -16,6 +16,6 @@ setup(
     package_dir={f'{lib}.notebooks': 'nbs/runs'},
     package_data={lib: ['world/weights/**/*'], f'{lib}.notebooks': ['*.ipynb']}, include_package_data=False,
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split(), 'docs': cfg['docs_requirements'].split()},
+    extras_require={'scale': cfg['scale_requirements'].split(), 'dev': cfg['dev_requirements'].split(), 'docs': cfg['docs_requirements'].split()},
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{lib}={lib}._modidx:d']})

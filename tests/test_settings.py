@@ -39,18 +39,18 @@ def test_names_agree(settings, pyproject):
 def test_papermill_tags_survive_cleaning(pyproject): assert pyproject['tool']['nbdev']['allowed_cell_metadata_keys'] == ['tags']
 
 
-@pytest.mark.parametrize('key', ['requirements', 'dev_requirements', 'docs_requirements'])
+@pytest.mark.parametrize('key', ['requirements', 'dev_requirements', 'docs_requirements', 'scale_requirements'])
 def test_requirements_read(settings, key):
     for word in settings[key].split(): Requirement(word)
 
 
 def test_nothing_needs_another_torch(settings):
-    names = {Requirement(w).name for k in ('requirements', 'dev_requirements', 'docs_requirements') for w in settings[k].split()}
+    names = {Requirement(w).name for k in ('requirements', 'dev_requirements', 'docs_requirements', 'scale_requirements') for w in settings[k].split()}
     assert not names & {'torchvision', 'torchaudio', 'lpips', 'dreamsim', 'open_clip_torch', 'timm', 'clean-fid', 'facenet-pytorch'}
 
 
 def test_what_is_imported_is_required(settings, modules):
-    required = {IMPORT_NAMES.get(name, name.replace('-', '_')) for name in (Requirement(w).name for w in settings['requirements'].split())}
+    required = {IMPORT_NAMES.get(name, name.replace('-', '_')) for name in (Requirement(w).name for k in ('requirements', 'scale_requirements') for w in settings[k].split())}
     imported = set()
     for path in modules.values():
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
