@@ -136,7 +136,7 @@ def exam_untuned(
 )->dict:                  # identity (mean over people of the cosine to them), identity_worst, consistency, pose_error (median, share of the width), dances, no_face
     "Dances of nobody in particular: whom they look like, whether they stay the same person, whether they follow the pose"
     g, people, frames_of, error, steady, missed = torch.Generator().manual_seed(exam.seed + 3), [], [], [], [], 0
-    for one in random_people(16, g):
+    for one in random_people(min(16, exam.people), g):
         found = [faces_in(app, p) for p in _uint8(draw_scene(random_scenes(one.expand(4, -1), g, 1), SIZE)[0])]
         people.append(F.normalize(torch.stack([torch.from_numpy(f[0].normed_embedding) for f in found if f]).mean(0), dim=0))
     pipe.set_progress_bar_config(disable=True)
