@@ -93,20 +93,6 @@ class Residual(nn.Module):
 
     def forward(self, x): return x + self.body(x)
 
-class Recogniser(nn.Module):
-    "ArcFace-style network: an aligned face (B, 3, 112, 112) in [-1,1] -> embedding (B, 512), not normalised"
-    def __init__(self, widths=(32, 48, 96, 128), depths=(0, 2, 2, 1), dim=512):
-        super().__init__()
-        layers, c = [], 3
-        for width, depth in zip(widths, depths):
-            layers += [nn.Conv2d(c, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width), *[Residual(width) for _ in range(depth)]]
-            c = width
-        self.body = nn.Sequential(*layers)
-        self.pool = nn.Conv2d(c, c, 7, groups=c, bias=False)
-        self.head = nn.Sequential(nn.BatchNorm2d(c), nn.Flatten(), nn.Linear(c, dim, bias=False), nn.BatchNorm1d(dim))
-
-    def forward(self, x): return self.head(self.pool(self.body(x)))
-
 # %% ../../nbs/0_world/00_tiny.ipynb #4c566eae
 class Recogniser(nn.Module):
     "ArcFace-style network: an aligned face (B, 3, 112, 112) in [-1,1] -> embedding (B, 512), not normalised"
