@@ -30,6 +30,7 @@ ARGUMENTS = {
     'photos': dict(help='folder with photos of the person'),
     'run': dict(help='run folder'),
     'recipe': dict(help='name of a recipe'),
+    'person': dict(help='name of the person, as `curate` was told it (or the name of the photo folder)'),
     'pairs': dict(nargs='*', metavar='key=value', help='choices of the recipe to change; `faceid recipes` lists them'),
     '--recipe': dict(default='tiny', help='name of a recipe (default tiny)'),
     '--folder': dict(type=Path, help='run folder (default runs/NAME)'),
@@ -41,6 +42,9 @@ ARGUMENTS = {
     '--lora': dict(type=Path, help='a LoRA file to use instead of the trained one'),
     '--face-scale': dict(type=float, default=1., help='strength of the face branch, 0 is off (default 1)'),
     '--out': dict(type=Path, help='where to write the clip'),
+    '--runs': dict(type=Path, default=Path('runs'), help='folder that holds the run folders (default runs)'),
+    '--dry-run': dict(action='store_true', help='only list what would go'),
+    '--yes': dict(action='store_true', help='do not ask; for scripts'),
 }
 VERBS = {
     'demo': ('draw a person, learn the face, make them dance, measure', ('--seed', '--folder', 'pairs')),
@@ -50,6 +54,7 @@ VERBS = {
     'train': ('learn the face', ('run', 'pairs')),
     'generate': ('make the person dance', ('run', '--pose', '--prompt', '--lora', '--face-scale', '--out', 'pairs')),
     'evaluate': ('measure the likeness of every frame', ('run', 'pairs')),
+    'forget': ('remove everything that was made of one person\'s photos, and prove it', ('person', '--runs', '--dry-run', '--yes')),
     'recipes': ('list recipes and their keys', ()),
     'pretrain': ('train the tiny models of this package from nothing', ()),
 }
@@ -114,6 +119,20 @@ def _demo(asked):
     with fresh(folder): run_all(recipe, folder)
     print(results(folder))
 
+def _agreed():
+    "A person's word, typed; where nobody can type, an error"
+    if not sys.stdin.isatty(): raise ValueError('forget asks before it removes, and here nobody can answer: look with --dry-run, then add --yes')
+    return input('Remove all of this for good? Type yes: ').strip().lower() == 'yes'
+
+def _forget(asked):
+    from faceid_nb.app.steps import forget, holding, holding_text
+    known = holding(asked.runs, asked.person)
+    print(holding_text(known))
+    if asked.dry_run: return
+    if not asked.yes and not _agreed(): raise ValueError('nothing was removed')
+    left = forget(asked.runs, known)
+    print(f'{asked.person} is forgotten: {left.searched} files below {asked.runs} looked through, {left.files} files, {left.rows} index lines and {left.runs} run folders left')
+
 def _recipes(asked):
     from faceid_nb.app.recipes import RECIPES, known_keys, named_recipe
     for name in RECIPES:
@@ -141,7 +160,7 @@ def main(
     if 'pairs' in asked: asked.pairs, asked.rest = asked.pairs + late, [word for word in asked.rest if word not in late]
     if asked.rest and asked.verb != 'pretrain': parser.error(f"nobody knows {' '.join(asked.rest)}")
     if not asked.debug: warnings.simplefilter('ignore')
-    verbs = {'demo': _demo, 'run': _run, 'recipes': _recipes, 'pretrain': _pretrain, 'generate': _generate}
+    verbs = {'demo': _demo, 'run': _run, 'recipes': _recipes, 'pretrain': _pretrain, 'generate': _generate, 'forget': _forget}
     before = _on_sigterm(_stopped)
     try: verbs.get(asked.verb, _one_phase)(asked)
     except (ValueError, OSError) as error:

@@ -99,7 +99,12 @@ def run_curate(
         faces = face_finder(recipe)
         manifest = curate(photos, faces, recipe.curation, place, crop, recipe.subject, by_hand=hand, attributes=words, progress=False)
         return {'given': len(manifest.photos), 'kept': len(manifest.kept()), 'reasons': manifest.reasons()}
-    step = do_step(folder, 'curate', config_hash([recipe.curation, crop, recipe.subject, recipe.pack.det_sides, pack, seen, hand, words]), work)
+    named = (folder/'run.json').is_file()
+    if not named: note_run(recipe, folder)  # killed in its first step, a run folder already says whom it is about
+    try: step = do_step(folder, 'curate', config_hash([recipe.curation, crop, recipe.subject, recipe.pack.det_sides, pack, seen, hand, words]), work)
+    except (ValueError, OSError):
+        if not named: (folder/'run.json').unlink(missing_ok=True)
+        raise
     note_run(recipe, folder)
     return step
 

@@ -132,7 +132,7 @@ def _check_key(recipe, key):
     known = known_keys(recipe)
     if key in known: return
     near = difflib.get_close_matches(key, known, 1, 0.5)
-    hint = f', did you mean {near[0]}?' if near else ''
+    hint = f', did you mean {near[0]}?' if near else '.'
     raise ValueError(f"recipe {recipe.name} has no key {key!r}{hint} Known keys: {', '.join(known)}")
 
 # %% ../../nbs/7_app/71_recipes.ipynb #0c3bea97
