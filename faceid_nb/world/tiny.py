@@ -7,11 +7,12 @@ The shipped weights, the configurations they were made from, and a faster way th
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'SIZE', 'NUM_FRAMES', 'FPS', 'WORDS', 'TIME_HALVED', 'STRIDES', 'ANCHORS', 'tiny_model_path', 'tiny_pack',
-           'tiny_tokenizer', 'tiny_transformer', 'tiny_vae', 'tiny_text_encoder', 'random_pipeline', 'Residual',
-           'Recogniser', 'Detector', 'whole_clip', 'encode_whole', 'decode_whole']
+           'tiny_tokenizer', 'tiny_transformer', 'tiny_vae', 'tiny_text_encoder', 'random_pipeline', 'TextRows',
+           'Residual', 'Recogniser', 'Detector', 'whole_clip', 'encode_whole', 'decode_whole', 'there_and_back']
 
 # %% ../../nbs/0_world/00_tiny.ipynb #2b2af035
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -85,6 +86,27 @@ def random_pipeline(
                                scheduler=FlowMatchEulerDiscreteScheduler(shift=3.), transformer=tiny_transformer().eval())
 
 # %% ../../nbs/0_world/00_tiny.ipynb #8ca5bb6e
+@dataclass
+class TextRows:
+    "Captions as token rows, for the text encoder that learns with the denoiser"
+    ids:torch.Tensor    # (captions, L)
+    mask:torch.Tensor   # (captions, L)
+    index:dict[str, int]
+
+    @classmethod
+    def make(cls, tokenizer, captions, device, length=32):
+        "Tokens of all that may be said, made once"
+        tokens = tokenizer(captions, padding='max_length', max_length=length, truncation=True, return_tensors='pt')
+        return cls(tokens.input_ids.to(device), tokens.attention_mask.to(device), {c: i for i, c in enumerate(captions)})
+
+    def embed(self, encoder, captions, total=512):
+        "Embeddings (B, total, D) as the pipeline makes them: zeros after the last token"
+        rows = torch.tensor([self.index[c] for c in captions], device=self.ids.device)
+        mask = self.mask[rows]
+        out = encoder(self.ids[rows], attention_mask=mask).last_hidden_state*mask[..., None]
+        return F.pad(out, (0, 0, 0, total - out.shape[1]))
+
+# %% ../../nbs/0_world/00_tiny.ipynb #6132fe51
 class Residual(nn.Module):
     "Two 3x3 convolutions added to what came in"
     def __init__(self, width):
@@ -93,7 +115,7 @@ class Residual(nn.Module):
 
     def forward(self, x): return x + self.body(x)
 
-# %% ../../nbs/0_world/00_tiny.ipynb #4c566eae
+# %% ../../nbs/0_world/00_tiny.ipynb #0483f516
 class Recogniser(nn.Module):
     "ArcFace-style network: an aligned face (B, 3, 112, 112) in [-1,1] -> embedding (B, 512), not normalised"
     def __init__(self, widths=(32, 48, 96, 128), depths=(0, 2, 2, 1), dim=512):
@@ -108,7 +130,7 @@ class Recogniser(nn.Module):
 
     def forward(self, x): return self.head(self.pool(self.body(x)))
 
-# %% ../../nbs/0_world/00_tiny.ipynb #0483f516
+# %% ../../nbs/0_world/00_tiny.ipynb #496204f5
 STRIDES, ANCHORS = (8, 16, 32), 2
 
 class Detector(nn.Module):
@@ -132,7 +154,7 @@ class Detector(nn.Module):
         out = [head(smooth(level)).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 15) for head, smooth, level in zip(self.heads, self.smooth, levels)]
         return [o[..., :1].sigmoid() for o in out], [o[..., 1:5] for o in out], [o[..., 5:] for o in out]
 
-# %% ../../nbs/0_world/00_tiny.ipynb #496204f5
+# %% ../../nbs/0_world/00_tiny.ipynb #ecb6ba10
 @contextmanager
 def whole_clip(
     vae:AutoencoderKLWan,  # The autoencoder
@@ -151,12 +173,12 @@ def whole_clip(
     finally:
         for m in parts: del m.forward
 
-# %% ../../nbs/0_world/00_tiny.ipynb #12b7a4d8
+# %% ../../nbs/0_world/00_tiny.ipynb #733d2e2e
 def _patches(x, p): return x.unflatten(-1, (-1, p)).unflatten(-3, (-1, p)).permute(0, 1, 6, 4, 2, 3, 5).flatten(1, 3)
 
 def _unpatches(x, p): return x.unflatten(1, (-1, p, p)).permute(0, 1, 4, 5, 3, 6, 2).flatten(-2).flatten(-3, -2)
 
-# %% ../../nbs/0_world/00_tiny.ipynb #9b4c7984
+# %% ../../nbs/0_world/00_tiny.ipynb #3cd0c110
 def encode_whole(
     vae:AutoencoderKLWan,  # The autoencoder, inside `whole_clip`
     video:torch.Tensor,    # Clips in [-1,1] (B, 3, F, H, W), F = 4n + 1
@@ -164,10 +186,21 @@ def encode_whole(
     "Latents of whole clips in one go"
     return vae.quant_conv(vae.encoder(_patches(video, vae.config.patch_size))).chunk(2, 1)
 
-# %% ../../nbs/0_world/00_tiny.ipynb #ecb6ba10
+# %% ../../nbs/0_world/00_tiny.ipynb #e5148b63
 def decode_whole(
     vae:AutoencoderKLWan,  # The autoencoder, inside `whole_clip`
     latents:torch.Tensor,  # Latents (B, C, f, h, w), not normalised
 )->torch.Tensor:           # Clips (B, 3, F, H, W), about [-1,1]
     "Clips from latents in one go"
     return _unpatches(vae.decoder(vae.post_quant_conv(latents), first_chunk=True), vae.config.patch_size)
+
+# %% ../../nbs/0_world/00_tiny.ipynb #39e9611b
+def there_and_back(
+    vae:AutoencoderKLWan,  # The autoencoder, inside `whole_clip`
+    video:torch.Tensor,    # Clips in [-1,1] (B, 3, F, H, W)
+    noise:torch.Tensor,    # Standard normal (B, C, f, h, w)
+)->tuple[torch.Tensor, torch.Tensor, torch.Tensor]: # Mean and log variance (B, C, f, h, w), clips (B, 3, F, H, W)
+    "Encoded, sampled, decoded: one graph without a break, so that `torch.compile` makes a few kernels of it"
+    mean, log_var = encode_whole(vae, video)
+    mean, log_var = mean.float(), log_var.float().clamp(-20, 10)
+    return mean, log_var, decode_whole(vae, mean + (.5*log_var).exp()*noise).float()
