@@ -14,7 +14,7 @@ OWNERS = {    # heavy library: the modules that may import it; the embedded worl
     'papermill': {'app.runs'},
     'ipywidgets': {'app.widgets'},
     'ray': {'curation.scale'},
-    'onnxruntime': set(),
+    'onnxruntime': {'curation.faces'},  # for the number of its threads
     'onnx': set()}
 
 
