@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PHASES', 'read_clips', 'photo_cards', 'stranger_scores', 'summary_of', 'facts_of', 'wanted_points', 'measure',
-           'run_evaluate', 'publish', 'run_all', 'told', 'results']
+           'run_evaluate', 'publish', 'run_all', 'told', 'results', 'compare']
 
 # %% ../../nbs/7_app/73_results.ipynb #d33d8009
 import shutil
@@ -181,3 +181,23 @@ def results(
     summary, rows = read_json(folder/'summary.json'), read_json(folder/'evaluate'/'scores.json')['rows']
     seconds = ', '.join(f'{name} {value:.0f} s' for name, value in summary['seconds'].items())
     return f'\n{format_table(rows)}\n\n{seconds}\nreport: {folder/"report.html"}'
+
+# %% ../../nbs/7_app/73_results.ipynb #323efb81
+def compare(
+    folders:list[Path],  # Run folders, evaluated; ValueError names the one that is not
+)->str:
+    "Mean likeness of several runs, a row each, with the mean and the worst of all rows"
+    missing = [str(folder) for folder in folders if not (Path(folder)/'summary.json').is_file()]
+    if missing: raise ValueError(f'{missing[0]} holds no summary.json; give run folders that were evaluated (`faceid evaluate RUN`)')
+    if not folders: raise ValueError('no run folder given; name at least one, for example runs/demo')
+    runs = [read_json(Path(folder)/'summary.json') for folder in folders]
+    names = [*runs[0]['identity']]
+    table = {f'{run["subject"]}, seed {run["seed"]}': [run['identity'][name]['mean'] for name in names] for run in runs}
+    columns = [*zip(*table.values())]
+    table |= {'mean': [sum(column)/len(column) for column in columns], 'lowest': [min(column) for column in columns], 'highest': [max(column) for column in columns]}
+    wide = max(map(len, table)) + 2
+    head = ' '*wide + ''.join(f'{name:>10s}' for name in names) + f'{"frames":>10s}'
+    frames = [run['identity']['full']['frames'] for run in runs] + [sum(run['identity']['full']['frames'] for run in runs)]
+    lines = [f'{name:{wide}s}' + ''.join(f'{value:10.3f}' for value in row) for name, row in table.items()]
+    lines = [line + f'{count:10d}' for line, count in zip(lines, frames)] + lines[len(frames):]
+    return '\n'.join([head, '-'*len(head), *lines[:len(runs)], '-'*len(head), *lines[len(runs):]])
