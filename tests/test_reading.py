@@ -22,7 +22,10 @@ FORMATS = {'jpg': 'JPEG', 'png': 'PNG', 'webp': 'WEBP', 'tif': 'TIFF', 'avif': '
 
 
 @pytest.fixture(scope='module', autouse=True)
-def heif(): register_heif_opener()   # for writing; the reader looks after itself
+def formats():
+    "For writing; the reader looks after itself"
+    Image.init()
+    register_heif_opener()
 
 
 def scene():
@@ -58,6 +61,15 @@ def test_every_orientation_once(tmp_path, suffix, way):
     seen = scene()
     seen.getexif()[0x0112] = way
     assert apart(read_photo(tmp_path/f'a.{suffix}').image, ImageOps.exif_transpose(seen)) < 8
+
+
+@pytest.mark.parametrize('kind', 'AVIF BMP DDS DIB GIF HEIF JPEG JPEG2000 PCX PNG PPM QOI SGI TGA TIFF WEBP'.split())
+def test_every_format_that_can_be_written_here_is_read(tmp_path, kind):
+    if kind not in Image.SAVE: pytest.skip(f'this Pillow writes no {kind}')
+    suffix = next(s for s, k in Image.registered_extensions().items() if k == kind)
+    scene().save(tmp_path/f'a{suffix}', kind)
+    photo = read_photo(tmp_path/f'a{suffix}')
+    assert apart(photo.image, scene()) < 5 and set(photo.notes) <= {'palette'}
 
 
 def test_broken_exif_is_noted_and_the_picture_read(tmp_path):

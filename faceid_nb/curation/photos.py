@@ -52,7 +52,7 @@ class Photo:
 RAW = frozenset('.dng .cr2 .cr3 .crw .nef .nrw .arw .orf .rw2 .raf .pef .srw'.split())
 SUFFIXES = RAW | frozenset("""
     .jpg .jpeg .jpe .jfif .mpo .png .apng .webp .bmp .dib .tif .tiff .gif .avif .avifs .heic .heics .heif .heifs .hif
-    .psd .ico .icns .jp2 .j2k .jpf .jpx .ppm .pgm .pbm .pnm .pfm .tga .qoi .pcx .sgi""".split())
+    .psd .ico .icns .jp2 .j2k .j2c .jpc .jpf .jpx .ppm .pgm .pbm .pnm .pfm .tga .qoi .pcx .sgi""".split())
 
 # %% ../../nbs/1_curation/11_photos.ipynb #5bad2e7c
 STARTS = {b'\xff\xd8\xff': 'JPEG', b'\x89PNG\r\n': 'PNG', b'GIF8': 'GIF', b'RIFF....WEBP': 'WEBP', b'BM....\0\0\0\0': 'BMP', rb'II\*\0': 'TIFF', rb'MM\0\*': 'TIFF',
