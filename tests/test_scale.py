@@ -34,7 +34,7 @@ def album(tmp_path_factory):
     return folder
 
 
-def look(album, out, workers=0): return look_at_many(album, out, FINDER, CONFIG, 'tiny', workers, 4, False)
+def look(album, out, workers=0): return look_at_many(album, out, FINDER, CONFIG, workers, 4, False)
 
 
 def content(out): return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob('*') if p.is_file()}
@@ -94,7 +94,7 @@ def test_killed_and_still_byte_equal(album, done, tmp_path):
 from functools import partial; from pathlib import Path
 from faceid_nb.curation.faces import open_faces; from faceid_nb.curation.scale import look_at_many
 from faceid_nb.curation.select import CurationConfig; from faceid_nb.world.tiny import tiny_pack
-look_at_many(Path({str(album)!r}), Path({str(tmp_path/'out')!r}), partial(open_faces, *tiny_pack(), det_size=((192, 192),)), CurationConfig(same_person=.6, min_photos=2), 'tiny', 0, 4, False)'''
+look_at_many(Path({str(album)!r}), Path({str(tmp_path/'out')!r}), partial(open_faces, *tiny_pack(), det_size=((192, 192),)), CurationConfig(same_person=.6, min_photos=2), 0, 4, False)'''
     work = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', script])
     limit = time.monotonic() + 120
     while not list((tmp_path/'out').glob('shards/[!.]*')) and work.poll() is None and time.monotonic() < limit: time.sleep(.01)

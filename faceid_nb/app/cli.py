@@ -32,6 +32,8 @@ ARGUMENTS = {
     'recipe': dict(help='name of a recipe'),
     'person': dict(help='name of the person, as `curate` was told it (or the name of the photo folder)'),
     'pairs': dict(nargs='*', metavar='key=value', help='choices of the recipe to change; `faceid recipes` lists them'),
+    '--reference': dict(type=Path, help='one photo of the person wanted, when the folder shows others as well'),
+    '--workers': dict(type=int, default=0, help='processes that look at photos through Ray Data (default 0: this one)'),
     '--recipe': dict(default='tiny', help='name of a recipe (default tiny)'),
     '--folder': dict(type=Path, help='run folder (default runs/NAME)'),
     '--seed': dict(type=int, default=0, help='another seed draws another person'),
@@ -49,7 +51,8 @@ ARGUMENTS = {
 VERBS = {
     'demo': ('draw a person, learn the face, make them dance, measure', ('--seed', '--folder', 'pairs')),
     'run': ('all phases as notebooks', ('recipe', '--folder', 'pairs')),
-    'curate': ('choose the photos that can teach a face', ('photos', '--recipe', '--folder', '--pack-root', '--pack', 'pairs')),
+    'curate': ('choose the photos that can teach a face', ('photos', '--reference', '--recipe', '--folder', '--pack-root', '--pack', 'pairs')),
+    'scan': ('look through an album of up to 100,000 photos: a folder each person, or all for one person', ('photos', '--reference', '--workers', '--recipe', '--folder', '--pack-root', '--pack', 'pairs')),
     'embed': ('one identity for the person', ('run', 'pairs')),
     'train': ('learn the face', ('run', 'pairs')),
     'generate': ('make the person dance', ('run', '--pose', '--prompt', '--lora', '--face-scale', '--out', 'pairs')),
@@ -81,10 +84,11 @@ def _recipe(asked):
     from faceid_nb.app.recipes import open_recipe
     pairs = read_pairs(asked.pairs)
     if asked.verb == 'demo': return open_recipe('tiny', {'seed': asked.seed} | pairs)
-    if asked.verb != 'curate': return open_run(Path(asked.run), pairs)
+    if asked.verb not in ('curate', 'scan'): return open_run(Path(asked.run), pairs)
     words = {'inputs.photos': str(Path(asked.photos).absolute()), 'subject': Path(asked.photos).absolute().name}
     if asked.pack_root: words['pack.root'] = str(asked.pack_root.absolute())
     if asked.pack: words['pack.name'] = asked.pack
+    if asked.reference: words['inputs.reference'] = str(asked.reference.absolute())
     return open_recipe(asked.recipe, words | pairs)
 
 def _one_phase(asked):
@@ -118,6 +122,19 @@ def _demo(asked):
     recipe = _recipe(asked)
     with fresh(folder): run_all(recipe, folder)
     print(results(folder))
+
+def _scan(asked):
+    from functools import partial
+    from faceid_nb.app.phases import face_finder, reference_face
+    from faceid_nb.app.recipes import find_photos
+    from faceid_nb.curation.scale import scan
+    recipe = _recipe(asked)
+    folder = asked.folder or Path('runs')/f'{recipe.subject}_scan'
+    reference = reference_face(recipe, face_finder(recipe)) if asked.reference else None
+    done = scan(find_photos(recipe, folder), folder, partial(face_finder, recipe), recipe.curation, reference, recipe.subject, asked.workers)
+    for name, kept in done.kept.items(): print(f'{name}: {kept} photos can teach this face')
+    for name, why in done.wrong.items(): print(f'{name}: {why}')
+    print(f'{done.photos} photos, {done.seen} of them looked at now; every verdict in {folder/"verdicts.jsonl"}')
 
 def _agreed():
     "A person's word, typed; where nobody can type, an error"
@@ -160,7 +177,7 @@ def main(
     if 'pairs' in asked: asked.pairs, asked.rest = asked.pairs + late, [word for word in asked.rest if word not in late]
     if asked.rest and asked.verb != 'pretrain': parser.error(f"nobody knows {' '.join(asked.rest)}")
     if not asked.debug: warnings.simplefilter('ignore')
-    verbs = {'demo': _demo, 'run': _run, 'recipes': _recipes, 'pretrain': _pretrain, 'generate': _generate, 'forget': _forget}
+    verbs = {'demo': _demo, 'run': _run, 'recipes': _recipes, 'pretrain': _pretrain, 'generate': _generate, 'scan': _scan, 'forget': _forget}
     before = _on_sigterm(_stopped)
     try: verbs.get(asked.verb, _one_phase)(asked)
     except (ValueError, OSError) as error:

@@ -6,7 +6,7 @@ What was seen is kept by the content hash of the photo, one JSON line each, so t
 # %% auto #0
 __all__ = ['LARGEST', 'plain', 'look_of', 'Index', 'write_index', 'read_head', 'read_index', 'whole', 'Shard', 'shards_of',
            'look_shard', 'Looker', 'ray_data', 'through_ray', 'look_at_many', 'read_looks', 'judge_folders',
-           'find_person', 'write_verdicts']
+           'find_person', 'write_verdicts', 'Scan', 'scan']
 
 # %% ../../nbs/1_curation/19_scale.ipynb #de86ad23
 import base64
@@ -24,6 +24,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..core.files import config_hash, file_sha256, write_atomic
+from .cache import look_key
 from .faces import Face, FaceFinder
 from .photos import list_photos
 from .select import CurationConfig, Look, Verdict, judge, look_at, subject_of, verdict
@@ -190,13 +191,12 @@ def look_at_many(
     out:Path,                              # Gets `shards/*.jsonl`
     open_finder:Callable[[], FaceFinder],  # Opens the face models, in each worker
     config:CurationConfig,                 # Limits of size and sharpness
-    models:str,                            # Hash of the face models and how they look
     workers:int = 0,                       # 0 looks in this process, more go through Ray Data
     size:int = 64,                         # Photos in a shard
     progress:bool = True,                  # Show a progress bar
 )->tuple[list[Path], int]:                 # The shards' indexes, and the photos that were looked at now
     "Every photo of an album looked at once; what was whole stays as it is"
-    album, made = Path(album), config_hash([models, config])
+    album, made = Path(album), look_key(open_finder(), config)
     shards = shards_of(album, out, made, size)
     todo = [i for i, shard in enumerate(shards) if not whole(shard.path, shard.key)]
     looker = (tuple(shards), album, made, open_finder, config)
@@ -253,3 +253,30 @@ def write_verdicts(
     "The verdicts of an album, a line each"
     rows = [{'subject': name, 'file': v.file, 'sha256': v.sha256, 'reason': v.reason, 'number': v.number, 'limit': v.limit, 'text': v.text} for name, by in verdicts.items() for v in by]
     return write_index(path, Index(made, made, tuple(rows)))
+
+# %% ../../nbs/1_curation/19_scale.ipynb #e9713029
+@dataclass(frozen=True)
+class Scan:
+    "What came of an album"
+    photos:int            # In the album
+    seen:int              # Looked at in this call; the others were known
+    kept:dict[str, int]   # Person -> photos that can teach the face
+    wrong:dict[str, str]  # Folder -> why nobody was chosen in it
+
+def scan(
+    album:Path,                            # Folder of photos, a sub-folder each person when there is no reference
+    out:Path,                              # Gets `shards/*.jsonl` and `verdicts.jsonl`
+    open_finder:Callable[[], FaceFinder],  # Opens the face models, in each worker
+    config:CurationConfig,
+    reference:np.ndarray|None = None,      # Embedding of the one person wanted, unit (D,)
+    name:str = 'person',                   # What that person is called
+    workers:int = 0,                       # 0 looks in this process, more go through Ray Data
+    size:int = 64,                         # Photos in a shard
+    progress:bool = True,                  # Show a progress bar
+)->Scan:
+    "An album looked at and judged, folder by folder or for one person"
+    paths, seen = look_at_many(album, out, open_finder, config, workers, size, progress)
+    verdicts, wrong = ({name: find_person(paths, config, reference)}, {}) if reference is not None else judge_folders(paths, config)
+    write_verdicts(Path(out)/'verdicts.jsonl', verdicts, config_hash([config, sorted(path.name for path in paths)]))
+    photos = sum(read_head(path)['rows'] for path in paths)
+    return Scan(photos, seen, {who: sum(v.reason is None for v in by) for who, by in verdicts.items()}, wrong)

@@ -49,6 +49,7 @@ class ReportData:
     trained_alone:Sequence[str]=()                   # Configurations that were trained on their own
     motion:Mapping[str, Mapping[str, float|None]]=field(default_factory=dict)  # Configuration to pose_error, steadiness, movement
     facts:Mapping[str, Mapping[str, str]]=field(default_factory=dict)          # Heading to what was run with what: versions, hashes, seeds
+    about_photos:str=''                              # HTML below the wall of photos: what the set lacks, who is in it
 
     def __post_init__(self):
         if not self.poses: raise ValueError("a report without a dance: got 0 pose clips, want at least 1")
@@ -320,7 +321,7 @@ def page(
 <div class="hero card"><strong>{number}</strong><p>{escape(sentence)}</p></div>
 <h2>The same dance, four times</h2><p class=note>{escape(how_trained(list(data.clips), data.trained_alone))} The number is the likeness over the clip.</p>{stage(data, first)}{f"<details><summary>{len(others)} more</summary>{more}</details>" if others else ""}
 <h2>From nobody to this person</h2><p class=note>Cosine of the face in every frame to held-out photos of the person. Dashed: a stranger, and what real photos reach among themselves. Thin line: 95 % interval, resampling whole dances.</p><div class=card>{likeness_bars(rows, stranger["mean"], real["mean"])}</div>
-<h2>The photos</h2><p class=note>{sum(p.kept for p in data.photos)} of {len(data.photos)} kept.</p><div class=card>{photo_wall(data.photos)}</div>
+<h2>The photos</h2><p class=note>{sum(p.kept for p in data.photos)} of {len(data.photos)} kept.</p><div class=card>{photo_wall(data.photos)}</div>{data.about_photos}
 <h2>Frame by frame</h2><p class=note>A dot on the ground is a frame without a face; it counts as 0.</p><div class=card><div class=key>{key}</div><div class=curves>{curves}</div></div>
 <h2>All numbers</h2><p class=note>Means are over frames. Off the pose and moves: in frame widths. Steady: cosine of each face with the next.</p><div class=card>{table}</div>
 <h2>What was run with what</h2><div class=facts>{facts}</div></main><script>{IN_STEP}</script></body></html>'''
