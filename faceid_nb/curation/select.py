@@ -43,7 +43,7 @@ class CurationConfig:
     heldout:float = .25              # Share of the kept photos held out for the evaluation
     max_pixels:int = 50_000_000      # Larger pictures are not decoded
     same_moment:float = .75          # Correlation of two close-ups of one person from which they show one moment
-    min_mouth:float = .2             # Detail around the mouth, as a share of that around the eyes, below which a face is covered: partial
+    min_mouth:float = .2             # Detail around the mouth as a share of that around the eyes, or the other way round, below which a face is covered: partial
     dim:float = .6                   # Share of the subject's usual brightness below which a face is noted as dark
     max_blown:float = .15            # Share of a face without drawing, all white, above which it is noted as blown out
 
@@ -87,7 +87,7 @@ def calibrate(
     wrong, right, n, m = int((strangers >= limit).sum()), int((cosine[same] >= limit).sum()), len(strangers), int(same.sum())
     return Calibration(limit, wrong/n, right/m, n, m, interval(wrong, n), interval(right, m))
 
-# %% ../../nbs/1_curation/13_select.ipynb #bb5c2db9
+# %% ../../nbs/1_curation/13_select.ipynb #5fe2970d
 def surface(
     face:np.ndarray,  # A face upright, the `chip` of 112 x 112
 )->tuple:             # Brightness 0-1, share all white, side of the light -1 to 1, detail at the mouth as a share of that at the eyes
@@ -97,7 +97,7 @@ def surface(
     left, right = gray[30:100, 22:52].mean(), gray[30:100, 60:90].mean()
     return float(skin.mean()), float((skin > .98).mean()), float((right - left)/(right + left + 1e-6)), float(detail(gray[80:104, 38:74])/(detail(gray[42:60, 25:87]) + 1e-3))
 
-# %% ../../nbs/1_curation/13_select.ipynb #1b6a9db3
+# %% ../../nbs/1_curation/13_select.ipynb #08f609f9
 def closeup(
     face:np.ndarray,  # A face upright, as a `chip`
 )->np.ndarray:        # float32 (32, 32), mean 0, length 1
@@ -107,7 +107,7 @@ def closeup(
     lines -= lines.mean()
     return lines/max(float(np.linalg.norm(lines)), 1e-6)
 
-# %% ../../nbs/1_curation/13_select.ipynb #4107ecf9
+# %% ../../nbs/1_curation/13_select.ipynb #66db9b69
 @dataclass(frozen=True)
 class Look:
     "What is remembered of a photo after one look"
@@ -128,7 +128,7 @@ class Look:
     notes:tuple = ()             # What reading it took: 'CMYK', 'first of 12 frames'
     closeups:tuple = ()          # The drawing of each face, float32 (32, 32), for finding shots of one moment
 
-# %% ../../nbs/1_curation/13_select.ipynb #bafeeedc
+# %% ../../nbs/1_curation/13_select.ipynb #bc90e909
 def look_at(
     path:Path,              # Photo to look at
     folder:Path,            # Folder it belongs to
@@ -147,7 +147,7 @@ def look_at(
     return Look(file, photo.sha256, photo.image.shape[:2], found, sharp, signature(photo.image), fit_within(photo.image, (160, 160)), detail, path.stat().st_size,
                 '', light, blown, side, mouth, photo.notes, tuple(closeup(c) for c in chips))
 
-# %% ../../nbs/1_curation/13_select.ipynb #4ddb26e5
+# %% ../../nbs/1_curation/13_select.ipynb #92c7c9f6
 def alike(
     looks:list,             # `Look`s
     config:CurationConfig,  # Says how alike copies and shots of one burst are
@@ -169,7 +169,7 @@ def alike(
             found[whole[p], whole[q]] = float(apart[p, q]), float(config.duplicate_bits), f'{apart[p, q]:.0f} of 144 signs differ, in copies at most {config.duplicate_bits}'
     return found
 
-# %% ../../nbs/1_curation/13_select.ipynb #b9c28264
+# %% ../../nbs/1_curation/13_select.ipynb #5d4fe486
 def originals(
     looks:list,             # `Look`s
     config:CurationConfig,  # Says how alike copies are
@@ -179,7 +179,7 @@ def originals(
     label = connected_components(coo_array((np.ones(len(pairs)), pairs.T), shape=(len(looks),)*2), directed=False)[1].tolist()
     return [label.index(one) for one in label]
 
-# %% ../../nbs/1_curation/13_select.ipynb #5d4fe486
+# %% ../../nbs/1_curation/13_select.ipynb #aab45cf7
 def people(
     looks:list,             # `Look`s
     config:CurationConfig,  # Says who counts and who is one person
@@ -196,7 +196,7 @@ def people(
     first = originals(looks, config)
     return sorted(groups, key=lambda g: (-len({first[i] for i, _ in g}), g[0]))
 
-# %% ../../nbs/1_curation/13_select.ipynb #aab45cf7
+# %% ../../nbs/1_curation/13_select.ipynb #056e0896
 class Unclear(ValueError):
     "Two people could be the subject; `people` holds the (look, face) indices of each, so that a page can show both"
     def __init__(
@@ -207,7 +207,7 @@ class Unclear(ValueError):
         super().__init__(text)
         self.people = people
 
-# %% ../../nbs/1_curation/13_select.ipynb #721079f6
+# %% ../../nbs/1_curation/13_select.ipynb #907ec80e
 def subject_of(
     looks:list,                        # `Look`s
     config:CurationConfig,             # Says who is one person and what a tie is
@@ -215,8 +215,8 @@ def subject_of(
 )->np.ndarray:                         # The subject's mean embedding, unit (D,)
     "The person whom the folder is about; two with equally many photos are an error that names both"
     first, groups = originals(looks, config), people(looks, config)
-    votes = [len({first[i] for i, _ in g}) for g in groups]
-    means = [np.mean([looks[i].faces[j].embedding for i, j in g], 0) for g in groups]
+    moments = [{m: np.mean([looks[i].faces[j].embedding for i, j in g if first[i] == m], 0, dtype=np.float64) for m in {first[i] for i, _ in g}} for g in groups]
+    votes, means = [len(m) for m in moments], [np.mean([m[k] for k in sorted(m)], 0) for m in moments]
     means = [m/np.linalg.norm(m) for m in means]
     if reference is not None:
         best = int(np.argmax([m @ reference for m in means]))
@@ -228,10 +228,10 @@ def subject_of(
                       f'take the photos of one of them out, or give a reference photo of the person wanted', tuple(groups[:2]))
     return means[0].astype(np.float32)
 
-# %% ../../nbs/1_curation/13_select.ipynb #1926455f
+# %% ../../nbs/1_curation/13_select.ipynb #159527fe
 REASONS = ('unreadable', 'no_face', 'distant', 'blurry', 'partial', 'not_subject', 'multi_face', 'duplicate')
 
-# %% ../../nbs/1_curation/13_select.ipynb #a69ddde8
+# %% ../../nbs/1_curation/13_select.ipynb #a51e644e
 @dataclass(frozen=True)
 class Verdict:
     "What happens to one photo, and why"
@@ -244,7 +244,7 @@ class Verdict:
     face:Face|None       # The subject's face, or the one the verdict is about
     notes:tuple = ()     # What is odd about it and no reason to reject it
 
-# %% ../../nbs/1_curation/13_select.ipynb #159527fe
+# %% ../../nbs/1_curation/13_select.ipynb #f57087df
 def rival(
     face:Face,              # The subject's
     others:list,            # All other faces of the photo
@@ -257,7 +257,7 @@ def rival(
     if anywhere >= config.rival_area: return anywhere, config.rival_area
     return (close, config.speck_area) if close >= config.speck_area else (0., config.rival_area)
 
-# %% ../../nbs/1_curation/13_select.ipynb #f57087df
+# %% ../../nbs/1_curation/13_select.ipynb #8fe4b896
 def verdict(
     look:Look,              # One photo
     subject:np.ndarray,     # The person it should show, unit (D,)
@@ -275,13 +275,16 @@ def verdict(
     cut, turn = outside(face.keypoints, look.size), abs(yaw(face.keypoints))
     if cut > config.max_outside: return say('partial', cut, config.max_outside, f'{cut:.0%} of the face outside the photo, at most {config.max_outside:.0%}', face)
     if turn > config.max_yaw: return say('partial', turn, config.max_yaw, f'head turned by {turn:.0f} degrees, at most {config.max_yaw:.0f}', face)
-    if look.mouth and look.mouth[best] < config.min_mouth: return say('partial', look.mouth[best], config.min_mouth, f'hardly any detail around the mouth, {look.mouth[best]:.2f} of that around the eyes, at least {config.min_mouth} wanted: covered', face)
+    ratio = look.mouth[best] if look.mouth else 1.
+    if min(ratio, 1/max(ratio, 1e-6)) < config.min_mouth:
+        where, least = ('mouth', ratio) if ratio < 1 else ('eyes', 1/ratio)
+        return say('partial', least, config.min_mouth, f'hardly any detail around the {where}, {least:.2f} of that around the {"eyes" if ratio < 1 else "mouth"}, at least {config.min_mouth} wanted: covered', face)
     if cosine < config.same_person: return say('not_subject', max(cosines), config.same_person, f'cosine {max(cosines):.2f} to the subject, at least {config.same_person} wanted', face)
     share, limit = rival(face, [f for f in look.faces if f is not face], config)
     if share: return say('multi_face', share, limit, f'another face {"of" if limit == config.rival_area else "in the closest crop, with"} {share:.0%} of its area, less than {limit:.0%} wanted', face)
     return say(None, cosine, config.same_person, f'cosine {cosine:.2f} to the subject', face)
 
-# %% ../../nbs/1_curation/13_select.ipynb #76336bb5
+# %% ../../nbs/1_curation/13_select.ipynb #ccacc316
 def noted(
     verdicts:tuple,         # One per look
     looks:list,             # `Look`s
@@ -297,7 +300,7 @@ def noted(
         out[k] = replace(verdicts[k], notes=(*verdicts[k].notes, *odd), text='; '.join([verdicts[k].text, *odd]))
     return out
 
-# %% ../../nbs/1_curation/13_select.ipynb #861eea12
+# %% ../../nbs/1_curation/13_select.ipynb #41ac070d
 def finer(
     a:Look, # One of two copies
     b:Look, # The other
@@ -306,7 +309,7 @@ def finer(
     if max(a.detail, b.detail) > 2*min(a.detail, b.detail): return a.detail > b.detail
     return a.size == b.size and a.n_bytes > b.n_bytes
 
-# %% ../../nbs/1_curation/13_select.ipynb #cb36e39f
+# %% ../../nbs/1_curation/13_select.ipynb #311d2314
 def judge(
     looks:list,                        # `Look`s of one folder
     config:CurationConfig,             # The limits
