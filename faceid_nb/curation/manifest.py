@@ -174,11 +174,12 @@ def split_photos(
 # %% ../../nbs/1_curation/15_manifest.ipynb #f42b0272
 def overrule(
     verdicts:tuple,              # `Verdict`s
-    by_hand:Mapping[str, bool],  # File -> keep it?
+    by_hand:Mapping[str, bool|None],  # File -> keep it? None is no opinion
 )->tuple:                        # `Verdict`s, the named ones changed
     "The verdicts with a person's decisions on top"
     known = {v.file: v for v in verdicts}
     for file, keep in by_hand.items():
+        if keep is None: continue
         if file not in known: raise ValueError(f'no photo {file!r} in the folder; the photos are {", ".join(known)}')
         if keep and known[file].face is None: raise ValueError(f'{file} cannot be accepted: {known[file].text}; there is no face to cut out')
         if not keep: known[file] = replace(known[file], reason='by_hand', text='rejected by hand')
@@ -314,7 +315,7 @@ def curate(
     crop:CropConfig,                    # Shape and words of the training pictures
     subject:str|None = None,            # Name of the person; the folder's name when not given
     reference:np.ndarray|None = None,   # Embedding of the person wanted (D,); the one in most photos when not given
-    by_hand:Mapping[str, bool]|None = None,   # File -> keep it? Decisions that overrule the verdicts
+    by_hand:Mapping[str, bool|None]|None = None,   # File -> keep it? Decisions that overrule the verdicts
     attributes:Mapping[str, str]|None = None, # File -> words for its caption: clothes, place, light; never the face
     progress:bool = True,               # Show a progress bar
     look:Callable[[Path, Path, FaceFinder, CurationConfig], Look] = look_at,  # Looks at one photo; one that remembers saves the second time
