@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
+import torch
+from PIL import Image
+
 from faceid_nb.app.cli import main
 from faceid_nb.core.files import read_json
+from faceid_nb.world.people import random_people
+from faceid_nb.world.scenes import take_photo
 
 ASSETS = Path(__file__).parents[2]/'shared'/'assets'
 FACEID = [sys.executable, '-c', 'import sys; from faceid_nb.app.cli import main; sys.exit(main())']
@@ -23,7 +28,7 @@ def test_help_is_fast_and_lists_the_verbs():
     start = time.perf_counter()
     done = faceid('--help')
     assert done.returncode == 0 and time.perf_counter() - start < 3
-    for verb in 'curate embed train generate evaluate run demo pretrain recipes'.split(): assert verb in done.stdout
+    for verb in 'curate scan embed train generate evaluate run demo forget pretrain recipes'.split(): assert verb in done.stdout
 
 
 def test_version():
@@ -68,3 +73,65 @@ def test_curate_and_embed_on_real_photos(tmp_path, real_pack, capsys):
     assert main(['embed', str(run)]) == 0
     assert (run/'embed'/'identity.safetensors').is_file()
     assert 'kept' in capsys.readouterr().out
+
+
+SMALL = ['curation.min_photos=3', 'pack.det_sides=192']
+
+
+@pytest.fixture(scope='module')
+def family(tmp_path_factory):
+    "Two people in equal numbers in one folder, a folder each in another; one more photo of each"
+    home, generator = tmp_path_factory.mktemp('family'), torch.Generator().manual_seed(3)
+    for place in ('all', 'album/ann', 'album/bob'): (home/place).mkdir(parents=True)
+    for name, person in zip(('ann', 'bob'), random_people(2, generator)):
+        Image.fromarray(take_photo(person, 'single', (400, 300), generator)[0]).save(home/f'{name}.jpg', quality=92)
+        for k in range(5): Image.fromarray(take_photo(person, 'single', (400, 300), generator)[0]).save(home/'all'/f'{name}{k}.jpg', quality=92)
+        for k in range(5): shutil.copy(home/'all'/f'{name}{k}.jpg', home/'album'/name)
+    Image.fromarray(take_photo(person, 'nobody', (400, 300), generator)[0]).save(home/'nobody.jpg', quality=92)
+    return home
+
+
+def said(capsys, *words):
+    capsys.readouterr()
+    code = main([str(word) for word in words])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+@pytest.mark.parametrize('name', ['ann', 'bob'])
+def test_a_reference_photo_settles_whom_a_folder_is_about(family, tmp_path, capsys, name):
+    words = ['curate', family/'all', '--folder', tmp_path/'run', *SMALL, f'subject={name}']
+    code, _, err = said(capsys, *words)
+    assert code == 2 and 'reference photo' in err and not (tmp_path/'run').exists()
+    code, out, _ = said(capsys, *words, '--reference', family/f'{name}.jpg')
+    assert code == 0 and 'for a better likeness: ' in out
+    kept = [p['file'] for p in read_json(tmp_path/'run'/'curate'/'manifest.json')['photos'] if p['status'] == 'kept']
+    assert len(kept) >= 4 and all(file.startswith(name) for file in kept)
+    for picture in ('contact_sheet', 'similarity', 'coach', 'map'): assert (tmp_path/'run'/'curate'/f'{picture}.png').stat().st_size > 2000
+
+
+@pytest.mark.parametrize('photo, words', [('nowhere.jpg', 'is not a file'), ('nobody.jpg', 'no face in the reference photo')])
+def test_a_reference_photo_that_shows_nobody(family, tmp_path, capsys, photo, words):
+    code, _, err = said(capsys, 'curate', family/'all', '--folder', tmp_path/'run', *SMALL, '--reference', family/photo)
+    assert code == 2 and words in err and len(err.splitlines()) == 1 and not (tmp_path/'run').exists()
+
+
+def test_another_limit_looks_at_nothing_again(family, tmp_path, capsys):
+    words = ['curate', family/'album'/'ann', '--folder', tmp_path/'run', *SMALL]
+    assert said(capsys, *words)[0] == 0
+    looks = {p: p.stat().st_mtime_ns for p in (tmp_path/'run'/'looks').rglob('*.safetensors')}
+    assert len(looks) == 5 and said(capsys, *words, 'curation.same_person=0.7', 'cutting.large=yes')[0] == 0
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path/'run'/'looks').rglob('*.safetensors')} == looks
+    large = read_json(tmp_path/'run'/'curate'/'manifest.json')['large']
+    assert large and all((tmp_path/'run'/'curate'/one['file']).is_file() for one in large)
+    assert 'add cutting.large=yes' in said(capsys, *words, 'cutting.blur=yes')[2]
+
+
+def test_scan_by_folder_and_for_one_person(family, tmp_path, capsys):
+    words = ['scan', family/'album', '--folder', tmp_path/'scan', *SMALL]
+    code, out, _ = said(capsys, *words)
+    assert code == 0 and 'ann: 5 photos' in out and 'bob: 5 photos' in out and '10 photos, 10 of them looked at now' in out
+    code, out, _ = said(capsys, *words, '--reference', family/'bob.jpg', 'subject=bob')
+    assert code == 0 and 'bob: 5 photos' in out and '10 photos, 0 of them looked at now' in out
+    assert said(capsys, 'forget', 'bob', '--runs', tmp_path, '--yes')[0] == 0
+    assert b'bob' not in (tmp_path/'scan'/'verdicts.jsonl').read_bytes()
