@@ -95,7 +95,7 @@ def verdict_line(
 )->str:               # A few words
     "A verdict with its number"
     if record.status == 'kept': return f'{record.split} {record.number:.2f}'
-    return f'{record.reason} {record.number:.3g} / {record.limit:g}' if record.reason != 'by_hand' else 'by hand'
+    return 'by hand' if record.reason == 'by_hand' else f'{record.reason} {record.number:.2g}'
 
 # %% ../../nbs/7_app/76_widgets.ipynb #896fb61f
 KEYS = {'ArrowLeft': 'previous', 'ArrowRight': 'next', 'ArrowUp': 'up', 'ArrowDown': 'down', 'a': 'accept', 'r': 'reject', ' ': 'turn', 'u': 'undo'}
@@ -199,7 +199,7 @@ class PhotoPanel:
             (cell.add_class if record is here else cell.remove_class)('faceid-here')
         self.picture.value = self.cells[here.file].children[0].value
         colour, status = (GREEN, 'kept') if here.status == 'kept' else (RED, 'rejected')
-        self.words.value = f'<b>{escape(here.file)}</b><br><b style="color:{colour}">{status}: {escape(verdict_line(here))}</b><br>{escape(here.text)}'
+        self.words.value = f'<b>{escape(here.file)}</b><br><b style="color:{colour}">{status}: {escape(verdict_line(here))}, limit {here.limit:g}</b><br>{escape(here.text)}'
         split = {name: len(self.manifest.kept(name)) for name in ('train', 'reference', 'heldout')}
         shares = ', '.join(f'{n} {word}' for n, word in zip(split.values(), ('to learn from', 'as reference', 'held out')) if n)
         self.note.value = escape(f'{sum(split.values())} of {len(self.manifest.photos)} photos kept: {shares}')
@@ -215,13 +215,13 @@ def photo_picker(
     cells, buttons = {}, {}
     for record in manifest.photos:
         image = ipywidgets.Image(value=thumb_bytes(Path(photos)/record.file, record), format='jpeg', layout=ipywidgets.Layout(height='112px', object_fit='contain'))
-        buttons[record.file] = ipywidgets.Button(layout=ipywidgets.Layout(width='132px'))
+        buttons[record.file] = ipywidgets.Button(layout=ipywidgets.Layout(width='132px', padding='0'), style={'font_size': '12px'})
         cells[record.file] = ipywidgets.VBox([image, buttons[record.file]], layout=ipywidgets.Layout(width='auto')).add_class('faceid-cell')
     labels = {'previous': '←', 'next': '→', 'up': '↑', 'down': '↓', 'accept': 'accept (a)', 'reject': 'reject (r)', 'turn': 'turn (space)', 'undo': 'undo (u)'}
     keys = {name: ipywidgets.Button(description=text, layout=ipywidgets.Layout(width='42px' if len(text) == 1 else '106px')).add_class(f'faceid-{name}') for name, text in labels.items()}
     at = ipywidgets.BoundedIntText(value=1, min=1, max=len(cells), layout=ipywidgets.Layout(width='64px')).add_class('faceid-at')
     picture = ipywidgets.Image(format='jpeg', layout=ipywidgets.Layout(width='260px', height='220px', object_fit='contain'))
-    wall = ipywidgets.GridBox(list(cells.values()), layout=ipywidgets.Layout(grid_template_columns=f'repeat({columns}, 146px)', max_height='520px', overflow='auto'))
+    wall = ipywidgets.GridBox(list(cells.values()), layout=ipywidgets.Layout(grid_template_columns=f'repeat({columns}, 143px)', max_height='520px', overflow='auto'))
     panel = PhotoPanel(manifest, decide, columns, buttons, cells, keys, at, picture, ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.VBox([]).add_class('faceid-photos'))
     bar = ipywidgets.HBox([at, *keys.values()], layout=ipywidgets.Layout(flex_flow='row wrap'))
     panel.box.children = (panel.note, bar, ipywidgets.HBox([picture, panel.words]), wall, key_listener())
