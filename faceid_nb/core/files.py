@@ -83,6 +83,17 @@ def read_json(
     except ValueError as e: raise ValueError(f'{path} is not JSON ({e}). It was cut short or edited: write it again.') from e
 
 # %% ../../nbs/0_core/01_files.ipynb #73ba6707
+def _sorted_words(
+    data:bytes,  # A safetensors file
+)->bytes:        # The same with its words in order
+    "The bytes of a safetensors file that depend on its content alone"
+    end = 8 + int.from_bytes(data[:8], 'little')
+    head = json.loads(data[8:end])
+    if '__metadata__' in head: head['__metadata__'] = dict(sorted(head['__metadata__'].items()))
+    text = json.dumps(head, separators=(',', ':'), ensure_ascii=False).encode()
+    text += b' '*(-len(text) % 8)
+    return len(text).to_bytes(8, 'little') + text + data[end:]
+
 def save_tensors(
     path:Path,                # Where, ends with .safetensors
     tensors:dict[str,Tensor], # Name to tensor, any device, any strides
@@ -92,7 +103,7 @@ def save_tensors(
     wrong = [k for k,v in metadata.items() if not isinstance(v, str)]
     if wrong: raise ValueError(f'metadata {wrong} are not words. safetensors holds str only: convert them, or put them in a JSON file.')
     plain = {k: v.detach().cpu().contiguous() for k,v in tensors.items()}
-    data = tensors_to_bytes(plain, metadata)
+    data = _sorted_words(tensors_to_bytes(plain, metadata))
     return write_atomic(path, lambda p: p.write_bytes(data))
 
 # %% ../../nbs/0_core/01_files.ipynb #bb837288
