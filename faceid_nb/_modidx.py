@@ -214,6 +214,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'faceid_nb.app.widgets.verdict_line': ( '7_app/widgets.html#verdict_line',
                                                                                'faceid_nb/app/widgets.py')},
             'faceid_nb.core.files': { 'faceid_nb.core.files._flush': ('0_core/files.html#_flush', 'faceid_nb/core/files.py'),
+                                      'faceid_nb.core.files._sorted_words': ('0_core/files.html#_sorted_words', 'faceid_nb/core/files.py'),
                                       'faceid_nb.core.files.config_hash': ('0_core/files.html#config_hash', 'faceid_nb/core/files.py'),
                                       'faceid_nb.core.files.file_sha256': ('0_core/files.html#file_sha256', 'faceid_nb/core/files.py'),
                                       'faceid_nb.core.files.load_tensors': ('0_core/files.html#load_tensors', 'faceid_nb/core/files.py'),

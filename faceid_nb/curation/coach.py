@@ -46,7 +46,7 @@ def smile(
     height = np.linalg.norm(k[3:].mean(0) - k[:2].mean(0))
     return float(np.linalg.norm(k[4] - k[3])/max(height, 1e-6)/max(cos(radians(head_pose(k)[0])), .5))
 
-# %% ../../nbs/1_curation/18_coach.ipynb #3dff0cdc
+# %% ../../nbs/1_curation/18_coach.ipynb #1811a791
 @dataclass(frozen=True)
 class Traits:
     "What may vary from photo to photo of one person"
@@ -61,7 +61,7 @@ class Traits:
     place:tuple|None        # Colour around the person, 0 to 1 (3,); None when the person fills the photo
     clothes:tuple|None      # Colour below the chin (3,); None when it is not in the photo
 
-# %% ../../nbs/1_curation/18_coach.ipynb #f1504f91
+# %% ../../nbs/1_curation/18_coach.ipynb #1780b2ba
 def colours(
     look:Look,   # The photo, with its thumbnail
     face:Face,   # The person
@@ -76,7 +76,7 @@ def colours(
     colour = lambda mask: tuple(float(v) for v in np.median(look.thumb[mask], 0)/255) if mask.mean() > .01 else None
     return colour(around), colour(below)
 
-# %% ../../nbs/1_curation/18_coach.ipynb #2b05d102
+# %% ../../nbs/1_curation/18_coach.ipynb #55926496
 def traits(
     look:Look,          # A photo
     verdict:Verdict,    # Kept, with the face of the person
@@ -87,7 +87,7 @@ def traits(
     keypoints = verdict.face.keypoints
     return Traits(look.file, *head_pose(keypoints), smile(keypoints), verdict.face.height/look.size[0], look.light[j], look.side[j], place, clothes)
 
-# %% ../../nbs/1_curation/18_coach.ipynb #55926496
+# %% ../../nbs/1_curation/18_coach.ipynb #90ea95b5
 @dataclass(frozen=True)
 class Axis:
     "One thing that should vary, and how it does"
@@ -96,7 +96,7 @@ class Axis:
     lack:float      # Sum of the shares missing; 0 is well spread
     sentence:str    # What to do about it
 
-# %% ../../nbs/1_curation/18_coach.ipynb #9769ee55
+# %% ../../nbs/1_curation/18_coach.ipynb #22e50c1d
 WANTED = {  # axis -> box -> share of a good set at least, and what such a photo is
     'turn': {'far left': (.05, 'of the left profile'), 'left': (.15, 'with the head turned to the left of the picture'), 'front': (.25, 'from the front'),
              'right': (.15, 'with the head turned to the right of the picture'), 'far right': (.05, 'of the right profile')},
@@ -108,7 +108,7 @@ WANTED = {  # axis -> box -> share of a good set at least, and what such a photo
     'place': {'commonest': (0., 'in the usual place'), 'others': (.5, 'in another place')},
     'clothes': {'commonest': (0., 'in the usual clothes'), 'others': (.4, 'in other clothes')}}
 
-# %% ../../nbs/1_curation/18_coach.ipynb #c58be174
+# %% ../../nbs/1_curation/18_coach.ipynb #d0e40eae
 def _boxed(values, edges, names): return [names[int(np.searchsorted(edges, v))] for v in values]
 
 def _kinds(colours):  # is each colour of the commonest kind?
@@ -126,10 +126,10 @@ def boxes(
     own = lambda name: get(name)/np.median(get(name))
     return {'turn': _boxed(get('yaw'), (-40, -12, 12, 40), tuple(WANTED['turn'])), 'nod': _boxed(get('pitch') - np.median(get('pitch')), (-8, 8), tuple(WANTED['nod'])),
             'mouth': _boxed(own('smile'), (.93, 1.07), tuple(WANTED['mouth'])), 'distance': _boxed(get('share'), (.15, .35), tuple(WANTED['distance'])),
-            'light from': _boxed(get('side'), (-.06, .06), tuple(WANTED['light from'])), 'brightness': _boxed(own('light'), (.75, 1.3), tuple(WANTED['brightness'])),
+            'light from': _boxed(get('side'), (-.05, .05), tuple(WANTED['light from'])), 'brightness': _boxed(own('light'), (.75, 1.3), tuple(WANTED['brightness'])),
             'place': _kinds([p.place for p in photos]), 'clothes': _kinds([p.clothes for p in photos])}
 
-# %% ../../nbs/1_curation/18_coach.ipynb #22e50c1d
+# %% ../../nbs/1_curation/18_coach.ipynb #772b1077
 def axis(
     name:str,       # One of `WANTED`
     found:list,     # The box of each photo
@@ -144,7 +144,7 @@ def axis(
     if missing[worst] == 0: return Axis(name, counts, 0., f'The {name} is well spread: {", ".join(f"{c} {box}" for box, c, _ in counts if c)}.')
     return Axis(name, counts, round(sum(missing.values()), 4), f'You have {few} {wanted[worst][1]} among {n}: add {"one" if more == 1 else f"{more}"} or more.')
 
-# %% ../../nbs/1_curation/18_coach.ipynb #772b1077
+# %% ../../nbs/1_curation/18_coach.ipynb #f0892971
 @dataclass(frozen=True)
 class Ceiling:
     "How much a person's own photos agree"
@@ -155,7 +155,7 @@ class Ceiling:
     odd:str          # Whose it is
     each:tuple       # All of them, in the order of the photos
 
-# %% ../../nbs/1_curation/18_coach.ipynb #df57e1d8
+# %% ../../nbs/1_curation/18_coach.ipynb #92383073
 def ceiling(
     embeddings:np.ndarray, # Unit (N, D), one for each photo of the person
     files:list,            # Their names (N,)
@@ -167,7 +167,7 @@ def ceiling(
     each = (e*others).sum(1)/np.linalg.norm(others, axis=1)
     return Ceiling(float(pairs.mean()), float(pairs.std()), float(each.mean()), float(each.min()), files[int(each.argmin())], tuple(float(v) for v in each))
 
-# %% ../../nbs/1_curation/18_coach.ipynb #cd57a77a
+# %% ../../nbs/1_curation/18_coach.ipynb #0a7d4239
 @dataclass(frozen=True)
 class FaceMap:
     "All faces of a folder in two dimensions"
@@ -176,7 +176,7 @@ class FaceMap:
     places:np.ndarray  # Where each face lies (N, 2)
     share:float        # Share of the spread that two dimensions hold
 
-# %% ../../nbs/1_curation/18_coach.ipynb #4670a834
+# %% ../../nbs/1_curation/18_coach.ipynb #39a98b73
 def face_map(
     looks:list,       # `Look`s
     verdicts:tuple,   # `Verdict`s, in the same order
@@ -192,7 +192,7 @@ def face_map(
     places *= np.where(places[mine].mean(0) < 0, -1, 1) if mine.any() else 1  # the person lies to the right and up: one map for one folder
     return FaceMap(files, kinds, places, float((s[:2]**2).sum()/max((s**2).sum(), 1e-12)))
 
-# %% ../../nbs/1_curation/18_coach.ipynb #0a7d4239
+# %% ../../nbs/1_curation/18_coach.ipynb #34a6089d
 @dataclass(frozen=True)
 class Coaching:
     "What can be said about a set before training on it"
@@ -202,7 +202,7 @@ class Coaching:
     ceiling:Ceiling   # How much the photos agree
     faces:FaceMap     # Where all faces lie
 
-# %% ../../nbs/1_curation/18_coach.ipynb #39a98b73
+# %% ../../nbs/1_curation/18_coach.ipynb #022aeaf2
 def coach(
     looks:list,       # `Look`s
     verdicts:tuple,   # `Verdict`s, in the same order
@@ -215,7 +215,7 @@ def coach(
     sentences = tuple(a.sentence for a in sorted(axes, key=lambda a: -a.lack)[:3])
     return Coaching(photos, axes, sentences, ceiling(np.stack([v.face.embedding for _, v in kept]), [l.file for l, _ in kept]), face_map(looks, verdicts))
 
-# %% ../../nbs/1_curation/18_coach.ipynb #34a6089d
+# %% ../../nbs/1_curation/18_coach.ipynb #d53e4e3c
 def coach_figure(
     advice:Coaching, # As `coach` gave it
 )->Figure:           # Bars are photos, ticks the share wanted
@@ -238,7 +238,7 @@ def coach_figure(
     fig.supxlabel('\n'.join(advice.sentences), fontsize=9)
     return fig
 
-# %% ../../nbs/1_curation/18_coach.ipynb #bb18613e
+# %% ../../nbs/1_curation/18_coach.ipynb #2e15e515
 def map_figure(
     faces:FaceMap,   # As `face_map` gave it
 )->Figure:           # Green is kept
@@ -255,7 +255,7 @@ def map_figure(
     ax.legend(fontsize=7, frameon=False, loc='center left', bbox_to_anchor=(1, .5))
     return fig
 
-# %% ../../nbs/1_curation/18_coach.ipynb #dbb62804
+# %% ../../nbs/1_curation/18_coach.ipynb #8f9d99fa
 def whom_figure(
     looks:list,        # `Look`s
     people:tuple,      # Per person the (look, face) indices, as `Unclear.people`
