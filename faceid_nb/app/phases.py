@@ -10,6 +10,7 @@ __all__ = ['model_hashes', 'pack_hashes', 'note_run', 'open_run', 'face_finder',
 
 # %% ../../nbs/7_app/72_phases.ipynb #f606a8e1
 import stat
+import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import asdict, replace
@@ -112,7 +113,7 @@ def curate_into(
     pictures = {'contact_sheet.png': contact_sheet, 'similarity.png': similarity_matrix, 'coach.png': lacking, 'map.png': lambda looks, verdicts: map_figure(advice[0].faces)}
     split = SplitConfig(recipe.curation.heldout, recipe.cutting.reference)
     with KeptLooks(looks) as look:
-        manifest = curate(photos, faces, recipe.curation, place, crop_config(recipe), recipe.subject, reference_face(recipe, faces), by_hand, words, False, look, split, pictures=pictures)
+        manifest = curate(photos, faces, recipe.curation, place, crop_config(recipe), recipe.subject, reference_face(recipe, faces), by_hand, words, sys.stderr.isatty(), look, split, pictures=pictures)
     write_json(place/'coach.json', {'sentences': advice[0].sentences, 'ceiling': asdict(advice[0].ceiling)})
     return {'given': len(manifest.photos), 'kept': len(manifest.kept()), 'reasons': manifest.reasons(), 'advice': list(advice[0].sentences)}
 
@@ -147,12 +148,12 @@ def decide(
     recipe:Recipe,
     folder:Path,     # Run folder, curated
     file:str,        # A photo, as the manifest names it
-    keep:bool,       # Keep it?
+    keep:bool|None,  # Keep it? None takes an earlier decision back
 )->Manifest:         # After the decision
     "A person's word on one photo: noted, and everything judged again"
     path = Path(folder)/'by_hand.json'
     before = read_json(path) if path.is_file() else {}
-    write_json(path, before | {file: keep})
+    write_json(path, {name: word for name, word in (before | {file: keep}).items() if word is not None})
     try: run_curate(recipe, folder)
     except ValueError:
         write_json(path, before)

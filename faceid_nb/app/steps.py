@@ -125,7 +125,7 @@ def run_folders(
     return [_run_folder(place) for place in sorted(places)]
 
 # %% ../../nbs/7_app/70_steps.ipynb #88c36b93
-TOP = ('run.json', 'by_hand.json', 'summary.json', 'report.html', 'grid.png', 'grid.mp4', '*.mp4', '.*.part*', 'notebooks/*.ipynb', 'notebooks/.*.part*')
+TOP = ('run.json', 'by_hand.json', 'summary.json', 'report.html', 'grid.png', 'grid.mp4', '*.mp4', '.*.part*', 'notebooks/*.ipynb', 'notebooks/.*.part*', 'notebooks/.ipynb_checkpoints/*')
 
 def files_below(
     place:Path,      # Folder

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import stat
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -201,7 +202,7 @@ def look_at_many(
     todo = [i for i, shard in enumerate(shards) if not whole(shard.path, shard.key)]
     looker = (tuple(shards), album, made, open_finder, config)
     done = through_ray(todo, looker, workers) if workers and todo else map(Looker(*looker), [{'shard': i} for i in todo]) if todo else ()
-    seen = sum(row['seen'] for row in tqdm(done, total=len(todo), desc='shards', mininterval=10, disable=not progress))
+    seen = sum(row['seen'] for row in tqdm(done, total=len(todo), desc='shards', mininterval=.5 if sys.stderr.isatty() else 10, disable=not progress))
     paths = {shard.path for shard in shards}
     for left in set((Path(out)/'shards').glob('*')) - paths: left.unlink()  # of another number of shards, or half-written when it was killed
     return sorted(paths), seen
