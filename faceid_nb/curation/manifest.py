@@ -162,13 +162,14 @@ def split_photos(
 )->dict[str, str]:           # sha256 -> train, reference or heldout
     "Each photo by its own hash; in small folders the nearest ones fill up until 3 of 8 or more photos are held out, and 1 of fewer"
     n, leader = len(hashes), leader or {}
-    groups = sorted({leader.get(sha, sha) for sha in hashes}, key=place_of)
+    size = Counter(leader.get(sha, sha) for sha in hashes)
+    groups = sorted(size, key=place_of)
     if n < 2: raise ValueError(f'{n} photos cannot be split; at least 2 are needed')
     at = {g: 'heldout' if place_of(g) < share else 'reference' if place_of(g) < share + reference else 'train' for g in groups}
-    count = lambda name: sum(at[leader.get(sha, sha)] == name for sha in hashes)
-    for g in groups[:-1]:
-        if count('heldout') < (3 if n >= 8 else 1): at[g] = 'heldout'
-    if not count('train'): at[groups[-1]] = 'train'
+    missing = (3 if n >= 8 else 1) - sum(size[g] for g in groups if at[g] == 'heldout')
+    for g in (g for g in groups[:-1] if at[g] != 'heldout'):
+        if missing > 0: at[g], missing = 'heldout', missing - size[g]
+    if 'train' not in at.values(): at[groups[-1]] = 'train'
     return {sha: at[leader.get(sha, sha)] for sha in hashes}
 
 # %% ../../nbs/1_curation/15_manifest.ipynb #f42b0272
@@ -210,7 +211,7 @@ def contact_sheet(
     ax.imshow(page)
     ax.set_axis_off()
     for i, v in enumerate(verdicts):
-        label = f'{Path(v.file).name[-24:]}\n' + (f'kept {v.number:.2f}' if v.reason is None else f'{v.reason} {v.number:.3g} / {v.limit:g}')
+        label = f'{Path(v.file).name[-24:]}\n' + (('kept by hand' if v.text.startswith('accepted') else f'kept {v.number:.2f}') if v.reason is None else f'{v.reason} {v.number:.3g} / {v.limit:g}')
         ax.text(i%columns*184 + 92, i//columns*220 + 178, label, ha='center', va='top', fontsize=6.5, color='#18702f' if v.reason is None else '#a01818')
     fig.suptitle(f'{kept} of {given} photos kept' + (f'; the first {most}' if given > most else ''), y=.99, fontsize=10)
     return fig
