@@ -115,6 +115,12 @@ def test_a_face_beside_is_cut_away_and_one_that_overlaps_is_not():
     assert rival(me, [face(400, 100, 490, 230)], TINY)[0] > TINY.rival_area
 
 
+def test_what_reading_took_is_said(phone):
+    noted = [replace(l, notes=('first of 12 frames',)) if l.sha256 else l for l in phone]
+    for plain, v in zip(judge(phone, TINY), judge(noted, TINY)):
+        assert ('first of 12 frames' in v.text) == bool(v.sha256) and v.reason == plain.reason and v.text.replace('; first of 12 frames', '') == plain.text
+
+
 # ------------------------------------------------------------------ ties and references
 
 def test_two_people_in_equal_numbers_show_both(drawn_faces, tmp_path):

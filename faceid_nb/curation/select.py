@@ -255,7 +255,7 @@ class Verdict:
     limit:float          # What it was held against
     text:str             # The same as a sentence
     face:Face|None       # The subject's face, or the one the verdict is about
-    notes:tuple = ()     # What is odd about it and no reason to reject it
+    notes:tuple = ()     # What reading it took and what is odd about it, no reason to reject it; `judge` puts them into the text too
 
 # %% ../../nbs/1_curation/13_select.ipynb #76336bb5
 def rival(
@@ -302,7 +302,7 @@ def noted(
     verdicts:tuple,         # One per look
     looks:list,             # `Look`s
     config:CurationConfig,  # Says what is dark and what is blown out
-)->list:                    # The verdicts, with notes; those of kept photos stand in their text too
+)->list:                    # The verdicts, with notes
     "What is odd about a face: how it lies, and its light, measured against the subject's own photos"
     where = {k: next(j for j, f in enumerate(looks[k].faces) if f is v.face) for k, v in enumerate(verdicts) if v.reason in (None, 'not_subject') and v.face is not None and looks[k].light}
     usual, out = np.median([looks[k].light[j] for k, j in where.items() if verdicts[k].reason is None] or [0.]), list(verdicts)
@@ -310,7 +310,7 @@ def noted(
         light, blown = looks[k].light[j], looks[k].blown[j]
         dim = [f"{light/usual:.2f} of the subject's usual brightness"] if light < config.dim*usual else []
         odd = [*dim, *[f'{blown:.0%} of the face all white']*(blown > config.max_blown), *[f'lying, turned by {looks[k].faces[j].turn} degrees']*(looks[k].faces[j].turn > 0)]
-        out[k] = replace(verdicts[k], notes=(*verdicts[k].notes, *odd), text='; '.join([verdicts[k].text, *odd]))
+        out[k] = replace(verdicts[k], notes=(*verdicts[k].notes, *odd))
     return out
 
 # %% ../../nbs/1_curation/13_select.ipynb #0549c3bf
@@ -341,4 +341,4 @@ def judge(
             continue
         number, limit, what = twins[i, better]
         verdicts[i] = replace(verdicts[i], reason='duplicate', number=round(number, 4), limit=limit, text=f'the same moment as {looks[better].file}: {what}')
-    return tuple(verdicts)
+    return tuple(replace(v, text='; '.join([v.text, *v.notes])) for v in verdicts)
