@@ -338,6 +338,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'faceid_nb/curation/crop.py'),
                                          'faceid_nb.curation.crop.placed': ('1_curation/crop.html#placed', 'faceid_nb/curation/crop.py'),
                                          'faceid_nb.curation.crop.shot': ('1_curation/crop.html#shot', 'faceid_nb/curation/crop.py'),
+                                         'faceid_nb.curation.crop.training_picture': ( '1_curation/crop.html#training_picture',
+                                                                                       'faceid_nb/curation/crop.py'),
                                          'faceid_nb.curation.crop.trimmed': ('1_curation/crop.html#trimmed', 'faceid_nb/curation/crop.py'),
                                          'faceid_nb.curation.crop.turned': ('1_curation/crop.html#turned', 'faceid_nb/curation/crop.py'),
                                          'faceid_nb.curation.crop.varying': ('1_curation/crop.html#varying', 'faceid_nb/curation/crop.py'),

@@ -1,12 +1,13 @@
 """Laws of cutting, captions and the split: on random crowds, on a stand-in finder, and on real photos when they lie beside the project."""
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 from test_curation import CONFIG, CROP, ByColour, draw
 
-from faceid_nb.curation.crop import NEVER, CropConfig, LargeCrop, caption, cut, grown, large_box, large_picture, large_size, meet, placed, turned, varying, without_others
+from faceid_nb.curation.crop import NEVER, CropConfig, LargeCrop, caption, crop_boxes, cut, grown, large_box, large_picture, large_size, meet, placed, training_picture, turned, varying, without_others
 from faceid_nb.curation.faces import Face, open_faces
 from faceid_nb.curation.manifest import PICTURES, SPLITS, SplitConfig, bursts, curate, load_manifest, near_groups, place_of, similarity_matrix, split_photos
 from faceid_nb.curation.photos import read_photo
@@ -206,6 +207,18 @@ def test_large_pictures_in_the_manifest(tmp_path):
     assert len(pair.needs_blur) == 1 and pair.blurred
     curate(photos, ByColour(), CONFIG, out, CROP, progress=False)
     assert not any('large' in p.name for p in (out/'crops').iterdir()), 'the large pictures of an earlier run are gone'
+
+
+def test_who_leans_into_a_training_picture_is_listed_and_blurred():
+    image = np.random.default_rng(0).integers(0, 255, (400, 400, 3)).astype(np.uint8)
+    me, other, speck = face_at(100, 100, 100), face_at(170, 110, 90), face_at(90, 90, 15)
+    window = crop_boxes(image.shape[:2], me, [other, speck], CROP)[0]
+    plain, own, needs_blur = training_picture(image, window, me, [other, speck], CROP)
+    soft, _, _ = training_picture(image, window, me, [other, speck], replace(CROP, blur=True))
+    x0, y0, x1, y1 = (int(v) for v in own)
+    assert needs_blur == (placed(other.box, window, CROP.size),), 'a speck is nobody'
+    assert (soft[y0:y1, x0:x1] == plain[y0:y1, x0:x1]).all() and (soft != plain).any() and plain.shape == (96, 64, 3)
+    assert training_picture(image, window, me, [speck], CROP)[2] == ()
 
 
 @pytest.fixture(scope='module')

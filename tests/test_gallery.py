@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from test_curation import CONFIG, CROP, ByColour, draw
 
-from faceid_nb.app.widgets import KEYS, LISTEN, key_listener, photo_picker, verdict_line
+from faceid_nb.app.widgets import KEYS, key_listener, photo_picker, verdict_line
 from faceid_nb.curation.manifest import curate, load_manifest
 from faceid_nb.curation.select import look_at
 

@@ -8,7 +8,7 @@ The caption is written by template and never describes the face: what the words 
 # %% auto #0
 __all__ = ['NEVER', 'Captioner', 'LargeCrop', 'CropConfig', 'window', 'free', 'crop_boxes', 'cut', 'placed', 'face_in', 'grown',
            'fitted', 'trimmed', 'open_rectangle', 'meet', 'even', 'large_box', 'large_size', 'without_others',
-           'large_picture', 'turned', 'shot', 'varying', 'caption', 'described']
+           'large_picture', 'training_picture', 'turned', 'shot', 'varying', 'caption', 'described']
 
 # %% ../../nbs/1_curation/14_crop.ipynb #df45ba31
 import re
@@ -51,6 +51,7 @@ class CropConfig:
     shots:tuple = (('close up', .35), ('medium shot', .15), ('full body', 0.))  # Name of a framing and the share of the height from which a face makes it one
     never:tuple = tuple(sorted(NEVER))  # Words that make a phrase one about the face; captions leave it out
     large:LargeCrop|None = None  # The large picture; None makes none
+    blur:bool = False            # Blur the faces that no window keeps out of a training picture?
 
 # %% ../../nbs/1_curation/14_crop.ipynb #938beb92
 def window(
@@ -249,6 +250,19 @@ def large_picture(
     return (without_others(picture, own, needs_blur) if config.blur else picture), own, needs_blur
 
 # %% ../../nbs/1_curation/14_crop.ipynb #4cba93d9
+def training_picture(
+    image:np.ndarray,    # Photo uint8 RGB (H, W, 3)
+    window:tuple,        # One of `crop_boxes`
+    face:Face,           # The subject
+    others:list,         # All other faces of the photo
+    config:CropConfig,   # Size, which faces are too small to matter, and whether to blur
+)->tuple[np.ndarray, tuple, tuple]:  # Picture uint8 RGB (*size, 3), the subject's box in it, and the boxes of other faces in it
+    "One window of a photo at the model's size"
+    own, picture = face_in(face, window, config.size), cut(image, window, config.size)
+    needs_blur = tuple(placed(o.box, window, config.size) for o in others if meet(o.box, window) and o.area >= config.speck_area*face.area)
+    return (without_others(picture, own, needs_blur) if config.blur else picture), own, needs_blur
+
+# %% ../../nbs/1_curation/14_crop.ipynb #ceec29e3
 def turned(
     face:Face,     # Face in the photo
     size:tuple,    # Height and width of the photo
@@ -262,7 +276,7 @@ def turned(
         points = np.stack([points[:, 1], width - points[:, 0]], 1)
     return replace(face, box=np.array([x0, y0, x1, y1], np.float32), keypoints=points, turn=(face.turn - 90*k)%360)
 
-# %% ../../nbs/1_curation/14_crop.ipynb #ceec29e3
+# %% ../../nbs/1_curation/14_crop.ipynb #af67dc7c
 def shot(
     face_height:float,   # Height of the face, share of the picture's height
     config:CropConfig,   # Names of the framings
@@ -270,7 +284,7 @@ def shot(
     "How close the picture is, in a photographer's words"
     return next(name for name, least in config.shots if face_height >= least)
 
-# %% ../../nbs/1_curation/14_crop.ipynb #9e077ef3
+# %% ../../nbs/1_curation/14_crop.ipynb #9bfcc0e3
 def varying(
     words:str,           # What somebody says about the picture
     never:tuple,         # Words that make a phrase one about the face
@@ -284,7 +298,7 @@ def varying(
         stay.append(re.sub('^and ', '', ' '.join(p for p, a in zip(phrases, about) if not a)))
     return ', '.join(p for p in stay if p), tuple(gone)
 
-# %% ../../nbs/1_curation/14_crop.ipynb #c56ae658
+# %% ../../nbs/1_curation/14_crop.ipynb #f3bcefa8
 def caption(
     face_height:float,      # Height of the face, share of the picture's height
     config:CropConfig,      # Template and trigger word
@@ -294,7 +308,7 @@ def caption(
     text, attributes = config.template.format(trigger=config.trigger, shot=shot(face_height, config)), varying(attributes, config.never)[0]
     return f'{text}, {attributes}' if attributes else text
 
-# %% ../../nbs/1_curation/14_crop.ipynb #19af052e
+# %% ../../nbs/1_curation/14_crop.ipynb #392e4570
 Captioner = Callable[[np.ndarray], str]
 
 def described(

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from ..core.files import read_json, write_json
 from ..core.media import write_image
 from ..core.plot import save_figure, tile
-from .crop import Captioner, CropConfig, caption, crop_boxes, cut, described, face_in, large_picture, turned, varying
+from .crop import Captioner, CropConfig, caption, crop_boxes, described, large_picture, training_picture, turned, varying
 from .faces import FaceFinder
 from .photos import list_photos, read_photo
 from .select import CurationConfig, Look, Verdict, judge, look_at
@@ -40,6 +40,7 @@ class Crop:
     face_box:tuple   # Left, top, right, bottom of the face in it, pixels
     size:tuple       # Its height and width
     left_out:tuple = ()  # Phrases about the face that the caption does not repeat
+    needs_blur:tuple = ()  # Boxes of other faces that no window keeps out
 
 # %% ../../nbs/1_curation/15_manifest.ipynb #e602a056
 @dataclass(frozen=True)
@@ -264,10 +265,10 @@ def cut_photo(
         words = described(picture, attributes, captioner)
         return caption((inside[3] - inside[1])/picture.shape[0], crop, words), varying(words, crop.never)[1]
     for name, box in zip(('close', 'wide'), crop_boxes(image.shape[:2], face, others, crop)):
-        inside, picture = face_in(face, box, crop.size), cut(image, box, crop.size)
+        picture, inside, needs_blur = training_picture(image, box, face, others, crop)
         write_image(out/f'{stem}_{name}.png', picture)
         text, left_out = worded(picture, inside)
-        made.append(Crop(f'{stem}_{name}.png', text, inside, tuple(crop.size), left_out))
+        made.append(Crop(f'{stem}_{name}.png', text, inside, tuple(crop.size), left_out, needs_blur))
     if crop.large:
         picture, inside, needs_blur = large_picture(image, face, others, crop.large)
         write_image(out/f'{stem}_large.png', picture)
