@@ -125,8 +125,8 @@ def _demo(asked):
 
 def _scan(asked):
     from functools import partial
-    from faceid_nb.app.phases import face_finder, reference_face
-    from faceid_nb.app.recipes import find_photos
+    from faceid_nb.app.phases import reference_face
+    from faceid_nb.app.recipes import face_finder, find_photos
     from faceid_nb.curation.scale import scan
     recipe = _recipe(asked)
     folder = asked.folder or Path('runs')/f'{recipe.subject}_scan'

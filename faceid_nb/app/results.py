@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .phases import face_finder, model_hashes, run_curate, run_embed, run_generate, run_train, write_clip
-from .recipes import Dance, Recipe, find_dances, find_photos, known_keys
+from .phases import model_hashes, run_curate, run_embed, run_generate, run_train, write_clip
+from .recipes import Dance, Recipe, face_finder, find_dances, find_photos, known_keys
 from .steps import Step, do_step
 from ..core.files import config_hash, load_tensors, package_versions, read_json, write_atomic, write_json
 from ..core.media import fit_within, read_image, read_video
