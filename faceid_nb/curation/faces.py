@@ -216,14 +216,15 @@ class FaceFinder:
     def closer(
         self,
         image:np.ndarray,  # uint8 RGB (H, W, 3), larger than the detector
+        n:int,             # Parts along each side; each overlaps its neighbours by a fifth or more
     )->list[Face]:         # Without embeddings
-        "The faces of four overlapping quarters of a picture"
+        "The faces of the n x n parts of a picture, each looked at on its own"
         (height, width), found = image.shape[:2], []
-        h, w = -(-5*height//8), -(-5*width//8)
-        for y in (0, height - h):
-            for x in (0, width - w):
+        h, w = (min(side, -(-5*side//(4*n))) for side in (height, width))
+        for y in np.linspace(0, height - h, n).astype(int):
+            for x in np.linspace(0, width - w, n).astype(int):
                 new = self.look(image[y:y+h, x:x+w])
-                found = merged(found, [replace(f, box=f.box + [x, y, x, y], keypoints=f.keypoints + [x, y], zoom=1.6) for f in new])
+                found = merged(found, [replace(f, box=f.box + [x, y, x, y], keypoints=f.keypoints + [x, y], zoom=n/1.25) for f in new])
         return found
 
     def find(
@@ -252,7 +253,8 @@ class FaceFinder:
     def _upto(self, image, turn, paddings):
         for padding in paddings:
             found = self._padded(image, turn, padding)
-            if not found and not padding and not turn and max(image.shape) > 1.25*max(self.sizes[-1]): found = self.closer(image)
+            for n, large in ((2, 1.25), (4, 6)):  # parts of 4 detector sizes or less show a face of 64 pixels in 16
+                if not found and not padding and not turn and max(image.shape) > large*max(self.sizes[-1]): found = self.closer(image, n)
             if found: return found
         return []
 
