@@ -128,7 +128,7 @@ def exam_vae(
             elif fa: missed += 1
     return dict(psnr=float(np.mean(psnr)), identity=float(np.mean(cosine)), clips=exam.clips, no_face=missed/(missed + len(cosine)))
 
-# %% ../../nbs/0_world/10_card.ipynb #a0e5957c
+# %% ../../nbs/0_world/10_card.ipynb #a367d5fa
 def exam_untuned(
     pipe:WanVACEPipeline, # The pipeline
     app:FaceAnalysis,     # The pack
@@ -156,7 +156,7 @@ def exam_untuned(
     return dict(identity=float(likeness.mean()), identity_worst=float(likeness[likeness.abs().argmax()]), consistency=float(np.mean(steady)), pose_error=float(np.median(error)),
                 dances=exam.dances, no_face=missed/(exam.dances*NUM_FRAMES))
 
-# %% ../../nbs/0_world/10_card.ipynb #c98f153b
+# %% ../../nbs/0_world/10_card.ipynb #05cf2bf9
 BARS = {'detector.found': ('>=', .99), 'detector.false': ('<', .01), 'recogniser.auc': ('>=', .999), 'recogniser.tar': ('>=', .98), 'through_vae.auc': ('>=', .999), 'through_vae.tar': ('>=', .98),
         'vae.psnr': ('>=', 30.), 'vae.identity': ('>=', .95), 'untuned.identity_worst': ('within', .10), 'untuned.consistency': ('>=', .92), 'untuned.pose_error': ('<=', .04)}
 
@@ -168,7 +168,7 @@ def held(
     rows = [(key, figures[key.split('.')[0]][key.split('.')[1]], *BARS[key]) for key in BARS]
     return [(key, value, f'{sign} {bar}', good[sign](value, bar)) for key, value, sign, bar in rows]
 
-# %% ../../nbs/0_world/10_card.ipynb #9128606b
+# %% ../../nbs/0_world/10_card.ipynb #5b5699c0
 def examine(
     weights:Path,      # Folder of the shipped weights
     exam:Exam=Exam(),  # How much to measure
@@ -182,7 +182,7 @@ def examine(
     write_json(weights/'card.json', card | dict(figures=figures, short=short, exam=vars(exam)))
     return figures
 
-# %% ../../nbs/0_world/10_card.ipynb #5b5699c0
+# %% ../../nbs/0_world/10_card.ipynb #38020697
 def main(
     arguments:list[str],  # Words of the command line
 ):
