@@ -172,6 +172,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'faceid_nb.app.steps._counted': ('7_app/steps.html#_counted', 'faceid_nb/app/steps.py'),
                                      'faceid_nb.app.steps._given': ('7_app/steps.html#_given', 'faceid_nb/app/steps.py'),
                                      'faceid_nb.app.steps._indexes': ('7_app/steps.html#_indexes', 'faceid_nb/app/steps.py'),
+                                     'faceid_nb.app.steps._of': ('7_app/steps.html#_of', 'faceid_nb/app/steps.py'),
                                      'faceid_nb.app.steps._row_is_of': ('7_app/steps.html#_row_is_of', 'faceid_nb/app/steps.py'),
                                      'faceid_nb.app.steps._run_folder': ('7_app/steps.html#_run_folder', 'faceid_nb/app/steps.py'),
                                      'faceid_nb.app.steps._sha': ('7_app/steps.html#_sha', 'faceid_nb/app/steps.py'),

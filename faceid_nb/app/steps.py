@@ -246,7 +246,7 @@ def holding_text(
 )->str:              # Several lines
     "What `forget` would remove, in words"
     size = sum(p.stat().st_size for p, sha in known.files.items() if sha)/1e6
-    lines = [f'{known.person}: {len(known.files)} files ({size:.1f} MB), {len(known.runs)} run folders, {sum(known.rows.values())} lines of indexes']
+    lines = [f'{known.person}: {len(known.files)} files ({size:.1f} MB), {_of(len(known.runs), "run folder")}, {_of(sum(known.rows.values()), "line")} of indexes']
     for run in known.runs:
         inside = [p.relative_to(run.folder) for p in known.files if run.folder in p.parents]
         called = '' if known.person in run.names else f', there called {", ".join(sorted(run.names))}: the same crops'
@@ -257,6 +257,8 @@ def holding_text(
     if known.alike: lines.append(f'  stays: {len(known.alike)} contents that were given, or that the runs of other people made as well')
     lines += [f'  note: {folder}, the run of somebody else, looked at {n} of the photos too; take them out of its photos and curate it again' for folder, n in known.seen.items()]
     return '\n'.join(lines)
+
+def _of(n, word): return f'{n} {word}{"s"*(n != 1)}'
 
 def _counted(paths):
     places = [path.parts[0] for path in paths]
