@@ -190,6 +190,17 @@ def test_nothing_is_learned_from_a_held_out_photo(tmp_path):
     assert {p['sha256'] for p in raw['photos'] if p['split'] == 'train'} == parts['train']
 
 
+def test_reference_photos_speak_for_the_person_and_are_not_trained_on(tmp_path):
+    from faceid_nb.app.phases import run_embed
+    from faceid_nb.app.recipes import open_recipe
+    from faceid_nb.embeddings.identity import load_identity
+    step = run_embed(open_recipe('tiny', {'inputs.n_photos': 9, 'cutting.reference': .7}), tmp_path)
+    manifest = load_manifest(tmp_path/'curate')
+    files = {s: [p.file for p in manifest.kept(s)] for s in SPLITS}
+    assert files['reference'] and list(load_identity(tmp_path/'embed').files) == files['train'] + files['reference']
+    assert {name: step.result[name] for name in SPLITS} == {s: len(f) for s, f in files.items()}
+
+
 # ---- in a folder
 
 def test_large_pictures_in_the_manifest(tmp_path):

@@ -173,22 +173,24 @@ def embed_strangers(
 def run_embed(
     recipe:Recipe,
     folder:Path,     # Run folder
-)->Step:             # result: train, heldout (photos), same (mean cosine of two photos), stranger (mean cosine to the person)
+)->Step:             # result: train, reference, heldout (photos), same (mean cosine of two photos), stranger (mean cosine to the person)
     "One identity for the person, and the held-out photos as the gallery to judge by"
     folder, before = Path(folder), run_curate(recipe, folder)
     photos, strangers = find_photos(recipe, folder), find_strangers(recipe, folder)
     others = [file_sha256(path) for path in list_photos(strangers)] if strangers else []
     def work(place):
         faces, manifest = face_finder(recipe), load_manifest(folder/'curate')
-        train, heldout = (embed_photos(faces, manifest, photos, split) for split in ('train', 'heldout'))
+        known = [record.file for split in ('train', 'reference') for record in manifest.kept(split)]
+        train = np.concatenate([embed_photos(faces, manifest, photos, split) for split in ('train', 'reference') if manifest.kept(split)])
+        heldout = embed_photos(faces, manifest, photos, 'heldout')
         unknown = embed_strangers(recipe, folder, faces)
-        identity = make_identity(train, [record.file for record in manifest.kept('train')])
+        identity = make_identity(train, known)
         save_identity(place, identity, {'subject': recipe.subject, 'models': faces.sha256})
         save_tensors(place/'gallery.safetensors', {'gallery': torch.from_numpy(heldout), 'strangers': torch.from_numpy(unknown)}, {'version': '1'})
         save_figure(show_similarity(train, [Path(f).stem for f in identity.files], recipe.curation.same_person), place/'similarity.png')
         cosine = (train @ train.T)[np.triu_indices(len(train), 1)]
         floor = float((unknown @ identity.mean).mean()) if len(unknown) else None
-        return {'train': len(train), 'heldout': len(heldout), 'same': float(cosine.mean()) if len(cosine) else None, 'stranger': floor}
+        return {'train': len(manifest.kept('train')), 'reference': len(manifest.kept('reference')), 'heldout': len(heldout), 'same': float(cosine.mean()) if len(cosine) else None, 'stranger': floor}
     return do_step(folder, 'embed', config_hash([before.key, before.files['manifest.json'], others]), work)
 
 # %% ../../nbs/7_app/72_phases.ipynb #7c6231b8

@@ -67,7 +67,7 @@ class Inputs:
 class Cutting:
     "What curation cuts beside the training pictures, and sets aside"
     large:bool = False        # One large picture of each kept photo, short side 1024 when the photo allows, for trainers of image models
-    blur:bool = False         # Blur the faces of others that no rectangle leaves out of a large picture?
+    blur:bool = False         # Blur the faces of others that no window leaves out of a picture?
     reference:float = 0.      # Share of the kept photos that is set aside to say who the person is; nothing is trained on them
 
 # %% ../../nbs/7_app/71_recipes.ipynb #d56c5f07
@@ -243,7 +243,7 @@ def crop_config(
 )->CropConfig:     # Shape, words, and the large picture when it is asked for
     "What to cut from a photo"
     if recipe.cutting.blur and not recipe.cutting.large: raise ValueError('cutting.blur=yes blurs large pictures, and none are asked for; add cutting.large=yes')
-    return CropConfig(recipe.size, recipe.trigger, shots=recipe.shots, large=LargeCrop(blur=recipe.cutting.blur) if recipe.cutting.large else None)
+    return CropConfig(recipe.size, recipe.trigger, shots=recipe.shots, large=LargeCrop(blur=recipe.cutting.blur) if recipe.cutting.large else None, blur=recipe.cutting.blur)
 
 # %% ../../nbs/7_app/71_recipes.ipynb #20ba4406
 @dataclass(frozen=True)
