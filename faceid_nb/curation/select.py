@@ -43,7 +43,7 @@ class CurationConfig:
     min_photos:int = 3               # Fewer kept photos than this are an error
     heldout:float = .25              # Share of the kept photos held out for the evaluation
     max_pixels:int = 50_000_000      # Larger pictures are not decoded
-    same_moment:float = .75          # Correlation of two close-ups of one person from which they show one moment
+    same_moment:float = .82          # Correlation of two close-ups of one person from which they show one moment
     min_mouth:float = .15            # Detail around the mouth as a share of that around the eyes, or the other way round, below which a face is covered: partial
     dim:float = .6                   # Share of the subject's usual brightness below which a face is noted as dark
     max_blown:float = .15            # Share of a face without drawing, all white, above which it is noted as blown out
