@@ -18,7 +18,7 @@ DIMENSIONS = 16
 
 class Colours:
     "Sees a face in every bright half of a picture; who it is, is its colour"
-    def find(self, image):
+    def find(self, image, turns=()):
         halves = [image[:, :image.shape[1]//2], image[:, image.shape[1]//2:]]
         faces = [self.face(half, i) for i, half in enumerate(halves) if half.max() > 0]
         return sorted(faces, key=lambda face: -face.area)

@@ -198,7 +198,14 @@ def test_second_run_touches_new_files_only(album):
     assert look.new == 1 and third[-1].file == 'renamed.png' and third[-1].sha256 == first[0].sha256
     (album/'2.png').unlink()
     run(album)
-    assert {p.stem for p in (album.parent/'looks').rglob('*.safetensors')} == {l.sha256 for l in run(album)[0]}
+    assert {p.stem.split('_')[0] for p in (album.parent/'looks').rglob('*.safetensors')} == {l.sha256 for l in run(album)[0]}
+
+
+def test_a_suffix_that_lies_is_remarked_on_after_renaming_too(album):
+    run(album)
+    (album/'0.png').rename(album/'0.jpg')
+    seen, look = run(album)
+    assert look.new == 1 and same(seen[0], look_at(album/'0.jpg', album, Still(), MEASURED))
 
 
 def test_an_unreadable_photo_is_tried_each_time_and_keeps_its_name(album):
@@ -218,7 +225,7 @@ def test_a_spoilt_look_is_noted_and_made_again(album, spoil):
     victim.write_bytes(spoil(victim.read_bytes()))
     again, look = run(album)
     assert look.new == 1 and len(look.notes) == 1 and all(same(a, b) for a, b in zip(first, again))
-    assert same(replace(load_look(victim), file=''), replace(next(l for l in again if l.sha256 == victim.stem), file=''))
+    assert same(replace(load_look(victim), file=''), replace(next(l for l in again if l.sha256 == victim.stem.split('_')[0]), file=''))
 
 
 def test_other_models_or_measures_are_other_looks(album):

@@ -129,8 +129,9 @@ class KeptLooks:
         key:str,                # What `look_key` says of them
     )->Look:
         "The look at one photo, now"
-        try: kept = self.place/key/f'{hashlib.sha256(read_bytes(path)).hexdigest()}.safetensors'
+        try: sha = hashlib.sha256(read_bytes(path)).hexdigest()
         except Unreadable: return self.look(path, folder, faces, config)
+        kept = self.place/key/f'{sha}{path.suffix.lower().replace(".", "_")}.safetensors'  # the reader remarks on suffixes that lie
         self.asked.add(kept)
         if kept.is_file():
             try: return replace(load_look(kept), file=path.relative_to(folder).as_posix())
@@ -138,7 +139,7 @@ class KeptLooks:
         look = self.look(path, folder, faces, config)
         with self.lock:
             self.new += 1
-            if look.sha256 == kept.stem: save_look(kept, look)
+            if look.sha256 == sha: save_look(kept, look)
             else: kept.unlink(missing_ok=True)  # unreadable, or written to meanwhile
         return look
 

@@ -36,7 +36,7 @@ def track_faces(
 )->FaceTrack:                      # One entry a frame
     "The largest face of every frame, and whether there were others"
     if len(frames) == 0: raise ValueError('no frame to look at: got 0 pictures, want at least 1; was the clip read?')
-    seen = [faces.find(frame) for frame in frames]
+    seen = [faces.find(frame, turns=()) for frame in frames]  # what was filmed upright is not turned until somebody is found
     largest = tuple(found[0] if found else None for found in seen)
     return FaceTrack(largest, np.array([len(found) > 1 for found in seen]))
 
