@@ -242,7 +242,6 @@ def crop_config(
     recipe:Recipe,
 )->CropConfig:     # Shape, words, and the large picture when it is asked for
     "What to cut from a photo"
-    if recipe.cutting.blur and not recipe.cutting.large: raise ValueError('cutting.blur=yes blurs large pictures, and none are asked for; add cutting.large=yes')
     return CropConfig(recipe.size, recipe.trigger, shots=recipe.shots, large=LargeCrop(blur=recipe.cutting.blur) if recipe.cutting.large else None, blur=recipe.cutting.blur)
 
 # %% ../../nbs/7_app/71_recipes.ipynb #20ba4406
