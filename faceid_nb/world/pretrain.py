@@ -337,7 +337,7 @@ def pretrain(
     for part in (pipe.vae, pipe.transformer, pipe.text_encoder): part.half()
     pipe.save_pretrained(weights/'wan_vace_tiny', safe_serialization=True, max_shard_size='12MB')
     card = dict(plan=asdict(plan), device=torch.cuda.get_device_name() if device == 'cuda' else device, stages=reports, minutes=round(sum(r['seconds'] for r in reports.values())/60, 2), versions=package_versions(),
-                sha256={str(f.relative_to(weights)): file_sha256(f) for f in sorted(weights.rglob('*')) if f.is_file() and f.name != 'card.json'})
+                sha256={str(f.relative_to(weights)): file_sha256(f) for f in sorted(weights.rglob('*')) if f.is_file() and f.name not in ('card.json', 'LICENSE')})
     write_json(weights/'card.json', card)
     return reports
 
