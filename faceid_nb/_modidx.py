@@ -69,6 +69,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'faceid_nb.app.cli': { 'faceid_nb.app.cli.Grammar': ('7_app/cli.html#grammar', 'faceid_nb/app/cli.py'),
                                    'faceid_nb.app.cli.Grammar.error': ('7_app/cli.html#grammar.error', 'faceid_nb/app/cli.py'),
                                    'faceid_nb.app.cli._agreed': ('7_app/cli.html#_agreed', 'faceid_nb/app/cli.py'),
+                                   'faceid_nb.app.cli._compare': ('7_app/cli.html#_compare', 'faceid_nb/app/cli.py'),
                                    'faceid_nb.app.cli._demo': ('7_app/cli.html#_demo', 'faceid_nb/app/cli.py'),
                                    'faceid_nb.app.cli._forget': ('7_app/cli.html#_forget', 'faceid_nb/app/cli.py'),
                                    'faceid_nb.app.cli._generate': ('7_app/cli.html#_generate', 'faceid_nb/app/cli.py'),

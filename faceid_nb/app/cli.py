@@ -44,6 +44,8 @@ ARGUMENTS = {
     '--lora': dict(type=Path, help='a LoRA file to use instead of the trained one'),
     '--face-scale': dict(type=float, default=1., help='strength of the face branch, 0 is off (default 1)'),
     '--out': dict(type=Path, help='where to write the clip'),
+    'folders': dict(nargs='+', type=Path, metavar='run', help='run folders that were evaluated'),
+    'names': dict(nargs='*', metavar='recipe', help='recipes to list (default: all)'),
     '--runs': dict(type=Path, default=Path('runs'), help='folder that holds the run folders (default runs)'),
     '--dry-run': dict(action='store_true', help='only list what would go'),
     '--yes': dict(action='store_true', help='do not ask; for scripts'),
@@ -58,7 +60,8 @@ VERBS = {
     'generate': ('make the person dance', ('run', '--pose', '--prompt', '--lora', '--face-scale', '--out', 'pairs')),
     'evaluate': ('measure the likeness of every frame', ('run', 'pairs')),
     'forget': ('remove everything that was made of one person\'s photos, and prove it', ('person', '--runs', '--dry-run', '--yes')),
-    'recipes': ('list recipes and their keys', ()),
+    'compare': ('the likeness of several runs beside each other, with the mean and the lowest', ('folders',)),
+    'recipes': ('list recipes and their keys', ('names',)),
     'pretrain': ('train the tiny models of this package from nothing', ()),
 }
 
@@ -150,11 +153,15 @@ def _forget(asked):
     left = forget(asked.runs, known)
     print(f'{asked.person} is forgotten: {left.searched} files below {asked.runs} looked through, {left.files} files, {left.rows} index lines and {left.runs} run folders left')
 
+def _compare(asked):
+    from faceid_nb.app.results import compare
+    print(compare(asked.folders))
+
 def _recipes(asked):
     from faceid_nb.app.recipes import RECIPES, known_keys, named_recipe
-    for name in RECIPES:
-        print(name)
-        for key, value in known_keys(named_recipe(name)).items(): print(f'  {key}={value}')
+    for recipe in [named_recipe(name) for name in asked.names or RECIPES]:
+        print(recipe.name)
+        for key, value in known_keys(recipe).items(): print(f'  {key}={value}')
 
 def _pretrain(asked):
     from faceid_nb.app.recipes import pretrain
@@ -177,7 +184,7 @@ def main(
     if 'pairs' in asked: asked.pairs, asked.rest = asked.pairs + late, [word for word in asked.rest if word not in late]
     if asked.rest and asked.verb != 'pretrain': parser.error(f"nobody knows {' '.join(asked.rest)}")
     if not asked.debug: warnings.simplefilter('ignore')
-    verbs = {'demo': _demo, 'run': _run, 'recipes': _recipes, 'pretrain': _pretrain, 'generate': _generate, 'scan': _scan, 'forget': _forget}
+    verbs = {'demo': _demo, 'run': _run, 'recipes': _recipes, 'pretrain': _pretrain, 'generate': _generate, 'scan': _scan, 'forget': _forget, 'compare': _compare}
     before = _on_sigterm(_stopped)
     try: verbs.get(asked.verb, _one_phase)(asked)
     except (ValueError, OSError) as error:
