@@ -135,3 +135,18 @@ def test_scan_by_folder_and_for_one_person(family, tmp_path, capsys):
     assert code == 0 and 'bob: 5 photos' in out and '10 photos, 0 of them looked at now' in out
     assert said(capsys, 'forget', 'bob', '--runs', tmp_path, '--yes')[0] == 0
     assert b'bob' not in (tmp_path/'scan'/'verdicts.jsonl').read_bytes()
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='kill by signal')
+def test_a_stop_that_nobody_heard_is_said_again():
+    "SIGTERM in a finalizer, where Python drops every exception"
+    script = '''import os, signal, time, faceid_nb.app.cli as cli
+class Deaf:
+    def __del__(self): os.kill(os.getpid(), signal.SIGTERM); time.sleep(.1)
+def work(asked):
+    Deaf()
+    time.sleep(60)
+cli._recipes = work
+raise SystemExit(cli.main(['recipes']))'''
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 130 and 'goes on from here' in done.stderr, done.stderr
