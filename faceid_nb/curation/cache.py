@@ -89,7 +89,7 @@ class KeptLooks:
         self,
         place:Path,                                                         # Folder of the looks, inside the person's own
         look:Callable[[Path, Path, FaceFinder, CurationConfig], Look] = look_at,  # Looks at a photo that is new
-        workers:int = 2,                                                    # Photos looked at side by side
+        workers:int = 3,                                                    # Photos looked at side by side
     ):
         self.place, self.look, self.workers, self.pool, self.lock = Path(place), look, workers, None, Lock()
         self.ahead, self.asked, self.new, self.notes = {}, set(), 0, []  # futures; files of looks in use; photos looked at; what was dropped and why
