@@ -1,6 +1,7 @@
 """What the tests share: the tree they look at, and the real photos and models when they lie beside the project."""
 from pathlib import Path
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -39,3 +40,13 @@ def assets():
     folder = ROOT.parent/'shared'/'assets'
     if not (folder/'photos').is_dir(): pytest.skip('the real photos and models are not beside this checkout (../shared/assets)')
     return folder
+
+
+@pytest.fixture(scope='session')
+def real_faces(assets, tmp_path_factory):
+    "Real face models, arranged as a pack: SCRFD 500M and MobileFaceNet"
+    from faceid_nb.curation.faces import open_faces
+    folder = tmp_path_factory.mktemp('pack')/'models'/'real'
+    folder.mkdir(parents=True)
+    for name in ('scrfd_500m_kps.onnx', 'mobilefacenet_y1_arcface_128d.onnx'): shutil.copy(assets/'face_models'/name, folder)
+    return open_faces(folder.parent.parent, 'real')

@@ -247,14 +247,6 @@ def test_coach_and_ceiling_say_what_they_need(phone):
 # ------------------------------------------------------------------ real photos
 
 @pytest.fixture(scope='session')
-def real_faces(assets, tmp_path_factory):
-    folder = tmp_path_factory.mktemp('pack')/'models'/'real'
-    folder.mkdir(parents=True)
-    for name in ('scrfd_500m_kps.onnx', 'mobilefacenet_y1_arcface_128d.onnx'): shutil.copy(assets/'face_models'/name, folder)
-    return open_faces(folder.parent.parent, 'real')
-
-
-@pytest.fixture(scope='session')
 def photos(assets, real_faces):
     "Every real photo that may be looked at together, by its folder"
     place = assets/'photos'

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from faceid_nb.curation.crop import CropConfig
-from faceid_nb.curation.faces import open_faces
 from faceid_nb.curation.manifest import curate
 from faceid_nb.curation.photos import list_photos, read_photo
 from faceid_nb.curation.select import CurationConfig, calibrate, judge, look_at
@@ -17,11 +16,7 @@ COMPANY = {'couple.jpg', 'selfie-many-people.jpg'}
 
 
 @pytest.fixture(scope='session')
-def faces(assets, tmp_path_factory):
-    folder = tmp_path_factory.mktemp('faces')/'models'/'real'
-    folder.mkdir(parents=True)
-    for name in ('scrfd_500m_kps.onnx', 'mobilefacenet_y1_arcface_128d.onnx'): shutil.copy(assets/'face_models'/name, folder)
-    return open_faces(folder.parent.parent, 'real')
+def faces(real_faces): return real_faces
 
 
 @pytest.fixture(scope='session')

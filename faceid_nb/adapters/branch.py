@@ -123,10 +123,10 @@ class FaceBranch:
     def _named(self, inner):
         "The pipeline's announcement of a call, overheard"
         @contextmanager
-        def cache_context(name:str, **where)->Iterator[None]:
+        def cache_context(name:str, step_index:int|None=None, num_inference_steps:int|None=None, timestep:float|Tensor|None=None, sigma:float|None=None)->Iterator[None]:
             self._call = name
             try:
-                with inner(name, **where): yield
+                with inner(name, step_index=step_index, num_inference_steps=num_inference_steps, timestep=timestep, sigma=sigma): yield
             finally: self._call = None
         return cache_context
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from .faces import Face
+from .faces import Face, untwisted
 
 # %% ../../nbs/1_curation/14_crop.ipynb #a088e3b7
 NEVER = frozenset('man men woman women boy girl male female lady guy gentleman adult teenager child kid old young elderly aged asian african caucasian hispanic latino latina '
@@ -269,12 +269,8 @@ def turned(
     k:int,         # Quarters by which the photo is turned, counter-clockwise as `np.rot90` counts
 )->Face:           # The same face in the turned photo
     "Where a face is after its photo was turned"
-    (x0, y0, x1, y1), points = face.box, face.keypoints
-    for i in range(k%4):
-        width = size[(i + 1)%2]
-        x0, y0, x1, y1 = y0, width - x1, y1, width - x0
-        points = np.stack([points[:, 1], width - points[:, 0]], 1)
-    return replace(face, box=np.array([x0, y0, x1, y1], np.float32), keypoints=points, turn=(face.turn - 90*k)%360)
+    there = tuple(size) if k%2 == 0 else (size[1], size[0])
+    return replace(untwisted(face, -90*k%360, there), turn=(face.turn - 90*k)%360)  # what lies in the turned photo was seen in it turned back
 
 # %% ../../nbs/1_curation/14_crop.ipynb #af67dc7c
 def shot(
