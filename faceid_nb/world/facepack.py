@@ -76,13 +76,13 @@ def fit(
     for step in range(start, config.steps):
         rate = min((step + 1)/max(1, config.steps*.02), .5 + .5*float(np.cos(np.pi*step/config.steps)))
         for group in opt.param_groups: group['lr'] = config.lr*rate
-        loss = loss_at(step, step_generator(config.seed, step))
         opt.zero_grad(set_to_none=True)
+        loss = loss_at(step, step_generator(config.seed, step))
         loss.backward()
         nn.utils.clip_grad_norm_([p for _, p in params], 1.)
         opt.step()
         torch._foreach_lerp_(average, [p.detach() for _, p in params], 1 - min(config.ema, (step + 1)/(step + 10)))
-        losses.append(loss.detach())
+        losses.append(loss.detach().clone())   # a replayed graph writes the next loss where this one lies
         if (step + 1) % log_every == 0 or step + 1 == config.steps:
             mean_loss, losses = float(torch.stack(losses).mean()), []
             print(f'{name} {step + 1}/{config.steps} loss {mean_loss:.4f} {(time.time() - clock + seconds):.0f} s', flush=True)

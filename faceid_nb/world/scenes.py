@@ -43,7 +43,7 @@ def random_dance(
         a, b, speed, phase = torch.rand(4, n, 1, generator=generator)
         size = (.15 + .35*a)*(hi - lo)
         centre = lo + size + b*(hi - lo - 2*size)
-        dance[name] = centre + size*(2*math.pi*((.5 + 1.3*speed)*t + phase)).sin()
+        dance[name] = centre + size*(2*math.pi*((.3 + .6*speed)*t + phase)).sin()
     for name in ('mouth_open', 'blink'): dance[name] = dance[name].clamp(min=0)
     return dance
 
@@ -147,7 +147,7 @@ def draw_place(
     picture = paint(picture, at(4), solid(torch.tensor([.07, .08, .17], device=dev) + .07*a)*(1.2 - .5*v[:, None]))
     house = v - (floor - .30 - .32*(.5 + .5*((u*(4 + 2*e(6))).floor()*(2.4 + e(7)) + 5*e(8)).sin()))
     picture = paint(picture, at(4)*edge(house), torch.tensor([.16, .16, .25], device=dev) + .10*c2)
-    window = (((u*22) % 1 - .5).abs() < .24)*(((v*30) % 1 - .5).abs() < .27)*((((u*22).floor()*12.9 + (v*30).floor()*78.2 + 40*e(8)).sin()*43.7) % 1 < .45)
+    window = (((u*13) % 1 - .5).abs() < .24)*(((v*18) % 1 - .5).abs() < .27)*((((u*13).floor()*12.9 + (v*18).floor()*78.2 + 40*e(8)).sin()*43.7) % 1 < .45)
     picture = paint(picture, at(4)*edge(house - .02)*window*(v < floor - .03), torch.tensor([.97, .82, .48], device=dev).expand(b, 3))
     return paint(picture, at(4)*edge(v - floor), torch.tensor([.20, .20, .24], device=dev) + .06*c3)
 

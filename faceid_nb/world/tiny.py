@@ -57,8 +57,8 @@ def tiny_tokenizer()->PreTrainedTokenizerFast:
 # %% ../../nbs/0_world/00_tiny.ipynb #3e8f98f6
 def tiny_transformer()->WanVACETransformer3DModel:  # About 12 M parameters
     "A small Wan-VACE denoiser, freshly initialised"
-    return WanVACETransformer3DModel(patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=64, in_channels=24, out_channels=24, text_dim=64, freq_dim=256, ffn_dim=768,
-                                     num_layers=8, rope_max_seq_len=128, vace_layers=[0, 2, 4, 6], vace_in_channels=2*24 + 64)
+    return WanVACETransformer3DModel(patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=64, in_channels=32, out_channels=32, text_dim=64, freq_dim=256, ffn_dim=768,
+                                     num_layers=8, rope_max_seq_len=128, vace_layers=[0, 2, 4, 6], vace_in_channels=2*32 + 64)
 
 # %% ../../nbs/0_world/00_tiny.ipynb #4962034a
 # The encoder and decoder ask of the first two entries, from either end, only whether they are true; WanVACEPipeline reads its spatial factor from the
@@ -68,7 +68,7 @@ TIME_HALVED = [1, 2, -1]
 def tiny_vae()->AutoencoderKLWan:  # About 5 M parameters, 8x8 pixels and 4 frames a latent
     "A small Wan 2.2 form of the video autoencoder, freshly initialised"
     return AutoencoderKLWan(is_residual=True, patch_size=2, in_channels=12, out_channels=12, scale_factor_spatial=8, scale_factor_temporal=4, base_dim=32, decoder_base_dim=48,
-                            dim_mult=[1, 2, 2], temperal_downsample=TIME_HALVED, num_res_blocks=1, z_dim=24, latents_mean=[0.]*24, latents_std=[1.]*24)
+                            dim_mult=[1, 2, 2], temperal_downsample=TIME_HALVED, num_res_blocks=1, z_dim=32, latents_mean=[0.]*32, latents_std=[1.]*32)
 
 # %% ../../nbs/0_world/00_tiny.ipynb #d77521bb
 def tiny_text_encoder()->UMT5EncoderModel:
