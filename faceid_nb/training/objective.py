@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 import torch
 
 from ..adapters.branch import word_attentions
-from ..core.flow import noised, sample_time, velocity
+from ..core.flow import noised, repeated_padding, sample_time, velocity
 from .data import Batch
 
 # %% ../../nbs/4_training/42_objective.ipynb #3f3c4c25
@@ -62,10 +62,4 @@ def shared_padding(
     "The padding of the prompts computed once for each layer; the answer stays the same"
     total, spoken = words.shape[1], words.any(-1).any(0).nonzero()
     n = int(spoken.max()) + 1 if len(spoken) else 0
-    def cut(layer, args): return args[0][:, :n + 1],
-    def repeat(layer, args, out): return torch.cat([out[:, :n], out[:, n:].expand(-1, total - n, -1)], 1)
-    layers = [layer for a in word_attentions(transformer) for layer in (a.to_k, a.to_v)] if n < total else []
-    hooks = [h for layer in layers for h in (layer.register_forward_pre_hook(cut), layer.register_forward_hook(repeat))]
-    try: yield
-    finally:
-        for hook in hooks: hook.remove()
+    with repeated_padding([layer for a in word_attentions(transformer) for layer in (a.to_k, a.to_v)], n, total): yield

@@ -26,7 +26,7 @@ from torch import nn
 import torch.nn.functional as F
 
 from ..core.files import file_sha256, load_tensors, package_versions, save_tensors, write_json
-from ..core.flow import noised, sample_time, velocity
+from ..core.flow import noised, repeated_padding, sample_time, velocity
 from .facepack import Detector, Fit, Recogniser, align, anchor_loss, crowd, fit, recogniser_loss, step_generator, tuning_loss, worn, write_pack
 from .figure import draw_person
 from .people import random_people
@@ -44,8 +44,8 @@ class Plan:
     recogniser:Fit=Fit(3000, 2e-3, 544, seed=23, weight_decay=5e-4)
     detector:Fit=Fit(2000, 2e-3, 64, seed=31)
     tuning:Fit=Fit(1000, 1e-3, 32, seed=37, ema=.995, save_every=100)
-    vae:Fit=Fit(50000, 1e-3, 8, seed=41, weight_decay=0., save_every=1000)
-    denoiser:Fit=Fit(30000, 7e-4, 64, seed=53, weight_decay=.01, save_every=1000)
+    vae:Fit=Fit(26000, 1e-3, 8, seed=41, weight_decay=0., save_every=1000)
+    denoiser:Fit=Fit(40000, 7e-4, 64, seed=53, weight_decay=.01, save_every=1000, muon=1e-3)
     size:tuple[int, int]=SIZE                                    # Height and width in pixels
 
 # %% ../../nbs/0_world/09_pretrain.ipynb #7d836743
@@ -347,7 +347,9 @@ def train_denoiser(
     bank = None if (Path(folder)/'denoiser.safetensors').exists() else latent_bank(vae, films())
     print(f'latents of {plan.clips} clips: {time.time() - clock:.0f} s', flush=True)
     reports['latents'] = dict(seconds=round(time.time() - clock, 1), clips=plan.clips)
-    _stage(folder, 'denoiser', dict(net=net, encoder=encoder), lambda step, g: denoiser_loss(net, encoder, text, bank, plan.denoiser.batch, g, through=through), plan.denoiser, reports)
+    readers = [layer for block in [*net.blocks, *net.vace_blocks] for layer in (block.attn2.to_k, block.attn2.to_v)]
+    with repeated_padding(readers, text.ids.shape[1]):
+        _stage(folder, 'denoiser', dict(net=net, encoder=encoder), lambda step, g: denoiser_loss(net, encoder, text, bank, plan.denoiser.batch, g, through=through), plan.denoiser, reports)
     return WanVACEPipeline(tokenizer=tokenizer, text_encoder=encoder.eval(), vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.), transformer=net.eval())
 
 # %% ../../nbs/0_world/09_pretrain.ipynb #7edc2d43
@@ -374,4 +376,4 @@ def pretrain(
     return reports
 
 # %% ../../nbs/0_world/09_pretrain.ipynb #1fbb0767
-TOY = Plan(people=24, clips=6, crowds=4, critic=Fit(2, 1e-3, 4, 11), recogniser=Fit(2, 1e-3, 4, 23), detector=Fit(2, 1e-3, 2, 31), tuning=Fit(2, 1e-3, 2, 37), vae=Fit(3, 1e-3, 1, 41), denoiser=Fit(3, 1e-3, 2, 53), size=(96, 64))
+TOY = Plan(people=24, clips=6, crowds=4, critic=Fit(2, 1e-3, 4, 11), recogniser=Fit(2, 1e-3, 4, 23), detector=Fit(2, 1e-3, 2, 31), tuning=Fit(2, 1e-3, 2, 37), vae=Fit(3, 1e-3, 1, 41), denoiser=Fit(3, 1e-3, 2, 53, muon=1e-3), size=(96, 64))
