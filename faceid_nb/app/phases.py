@@ -29,10 +29,11 @@ from ..core.files import config_hash, file_sha256, package_versions, read_json, 
 from ..core.media import read_video, write_video
 from ..core.plot import plot_curve, save_figure, show_clip
 from ..curation.cache import KeptLooks
-from ..curation.coach import coach, coach_figure, map_figure
+from ..curation.coach import coach, coach_figure, map_figure, whom_figure
 from ..curation.faces import FaceFinder
 from ..curation.manifest import Manifest, SplitConfig, contact_sheet, curate, load_manifest, similarity_matrix
 from ..curation.photos import list_photos, read_photo
+from ..curation.select import Unclear
 from ..embeddings.encoders import embed_photo, embed_photos, show_similarity
 from ..embeddings.identity import load_identity, make_identity, save_identity
 from ..inference.generate import FOUR, WanVACEPipeline, generate, generate_clips, model_folder, open_pipeline
@@ -130,9 +131,13 @@ def run_curate(
     named = (folder/'run.json').is_file()
     if not named: note_run(recipe, folder)  # killed in its first step, a run folder already says whom it is about
     try: step = do_step(folder, 'curate', key, lambda place: curate_into(recipe, photos, place, folder/'looks', hand, words))
+    except Unclear as error:
+        save_figure(whom_figure(error.looks, error.people), folder/'whom.png')
+        raise ValueError(f'{error}. {folder/"whom.png"} shows both') from None
     except (ValueError, OSError):
         if not named: (folder/'run.json').unlink(missing_ok=True)
         raise
+    (folder/'whom.png').unlink(missing_ok=True)  # the question of an earlier run is answered
     note_run(recipe, folder)
     return step
 

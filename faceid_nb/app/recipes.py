@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
-from ..adapters.lora import LoraSettings
+from ..adapters.lora import EVERYWHERE, LoraSettings
 from ..adapters.mapper import MapperConfig
 from .steps import do_step
 from ..core.files import config_hash, read_json, write_atomic
@@ -100,8 +100,8 @@ def tiny()->Recipe:
         name='tiny', seed=0, subject='drawn person', trigger='sks', prompt='{trigger} dancing', size=(192, 128), num_frames=17, flow_shift=3.,
         shots=(('close up', .45), ('medium shot', .27), ('full body', 0.)),
         model=ModelSource(licence='CC0-1.0'), pack=PackSource(det_sides=(192, 384)), inputs=Inputs(drawn=True),
-        curation=CurationConfig(same_person=.6, min_photos=6), mapper=MapperConfig(width=256), lora=LoraSettings(),
-        training=TrainConfig(steps_a=60, steps_b=200, lr_lora=2e-3, face_weight=15., ema_decay=.95, preview_every=130), sampling=Sampling(steps=10))
+        curation=CurationConfig(same_person=.6, min_photos=6), mapper=MapperConfig(width=256), lora=LoraSettings(targets=EVERYWHERE),
+        training=TrainConfig(steps_a=45, steps_b=110, batch_size=8, lr_lora=2e-3, face_weight=6., ema_decay=.95, preview_every=78), sampling=Sampling(steps=10, guidance_scale=1.))
 
 # %% ../../nbs/7_app/71_recipes.ipynb #9f8a518b
 def wan21_vace_1_3b()->Recipe:

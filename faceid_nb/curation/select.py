@@ -211,14 +211,15 @@ def people(
 
 # %% ../../nbs/1_curation/13_select.ipynb #1838a2ea
 class Unclear(ValueError):
-    "Two people could be the subject; `people` holds the (look, face) indices of each, so that a page can show both"
+    "Two people could be the subject; `people` holds the (look, face) indices of each and `looks` what was looked at, so that a page can show both"
     def __init__(
         self,
         text:str,     # Names both
         people:tuple, # Per person the (look, face) indices
+        looks:list,   # The looks that they point into
     ):
         super().__init__(text)
-        self.people = people
+        self.people, self.looks = people, looks
 
 # %% ../../nbs/1_curation/13_select.ipynb #9d830f30
 def subject_of(
@@ -238,7 +239,7 @@ def subject_of(
     if len(groups) > 1 and votes[1] >= config.tie*votes[0]:
         shown = [', '.join(dict.fromkeys(looks[i].file for i, _ in g[:3])) for g in groups[:2]]
         raise Unclear(f'two people with about equally many photos: one in {votes[0]} ({shown[0]} ...), another in {votes[1]} ({shown[1]} ...); '
-                      f'take the photos of one of them out, or give a reference photo of the person wanted', tuple(groups[:2]))
+                      f'take the photos of one of them out, or give a reference photo of the person wanted', tuple(groups[:2]), looks)
     return means[0].astype(np.float32)
 
 # %% ../../nbs/1_curation/13_select.ipynb #eff9562b

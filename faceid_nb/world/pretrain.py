@@ -45,7 +45,7 @@ class Plan:
     detector:Fit=Fit(2000, 2e-3, 64, seed=31)
     tuning:Fit=Fit(1000, 1e-3, 32, seed=37, ema=.995, save_every=100)
     vae:Fit=Fit(26000, 1e-3, 8, seed=41, weight_decay=0., save_every=1000)
-    denoiser:Fit=Fit(40000, 7e-4, 64, seed=53, weight_decay=.01, save_every=1000, muon=1e-3)
+    denoiser:Fit=Fit(24000, 7e-4, 64, seed=53, weight_decay=.01, save_every=1000, muon=1e-3)
     size:tuple[int, int]=SIZE                                    # Height and width in pixels
 
 # %% ../../nbs/0_world/09_pretrain.ipynb #7d836743
@@ -344,7 +344,7 @@ def train_denoiser(
     net, encoder, tokenizer = tiny_transformer().to(device), tiny_text_encoder().to(device), tiny_tokenizer()
     through = graphed(flow_error, device)
     text, clock = TextRows.make(tokenizer, caption_table(), device), time.time()
-    bank = None if (Path(folder)/'denoiser.safetensors').exists() else latent_bank(vae, films())
+    bank = None if (Path(folder)/'denoiser.safetensors').exists() else latent_bank(vae, films(), 64)
     print(f'latents of {plan.clips} clips: {time.time() - clock:.0f} s', flush=True)
     reports['latents'] = dict(seconds=round(time.time() - clock, 1), clips=plan.clips)
     readers = [layer for block in [*net.blocks, *net.vace_blocks] for layer in (block.attn2.to_k, block.attn2.to_v)]
