@@ -102,9 +102,9 @@ def said(capsys, *words):
 def test_a_reference_photo_settles_whom_a_folder_is_about(family, tmp_path, capsys, name):
     words = ['curate', family/'all', '--folder', tmp_path/'run', *SMALL, f'subject={name}']
     code, _, err = said(capsys, *words)
-    assert code == 2 and 'reference photo' in err and not (tmp_path/'run').exists()
+    assert code == 2 and 'reference photo' in err and (tmp_path/'run'/'whom.png').is_file()
     code, out, _ = said(capsys, *words, '--reference', family/f'{name}.jpg')
-    assert code == 0 and 'for a better likeness: ' in out
+    assert code == 0 and 'for a better likeness: ' in out and not (tmp_path/'run'/'whom.png').exists()
     kept = [p['file'] for p in read_json(tmp_path/'run'/'curate'/'manifest.json')['photos'] if p['status'] == 'kept']
     assert len(kept) >= 4 and all(file.startswith(name) for file in kept)
     for picture in ('contact_sheet', 'similarity', 'coach', 'map'): assert (tmp_path/'run'/'curate'/f'{picture}.png').stat().st_size > 2000

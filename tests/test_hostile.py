@@ -76,8 +76,10 @@ def test_one_photo(tmp_path, capsys):
 
 def test_two_people_in_equal_numbers(tmp_path, capsys):
     folder = photos(tmp_path/'photos', 2, 5)
-    assert 'two people' in fails(capsys, 'curate', folder, '--folder', tmp_path/'run')
-    assert not (tmp_path/'run').exists()
+    said = fails(capsys, 'curate', folder, '--folder', tmp_path/'run')
+    assert 'two people' in said and str(tmp_path/'run'/'whom.png') in said
+    with Image.open(tmp_path/'run'/'whom.png') as shown: assert min(shown.size) > 100                  # a row of photos for each
+    assert not (tmp_path/'run'/'curate').exists()
 
 
 def test_only_a_truncated_jpeg(tmp_path, capsys):

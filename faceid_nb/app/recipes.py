@@ -101,7 +101,7 @@ def tiny()->Recipe:
         shots=(('close up', .45), ('medium shot', .27), ('full body', 0.)),
         model=ModelSource(licence='CC0-1.0'), pack=PackSource(det_sides=(192, 384)), inputs=Inputs(drawn=True),
         curation=CurationConfig(same_person=.6, min_photos=6), mapper=MapperConfig(width=256), lora=LoraSettings(targets=EVERYWHERE),
-        training=TrainConfig(steps_a=45, steps_b=110, batch_size=8, lr_lora=2e-3, face_weight=6., ema_decay=.95, preview_every=78), sampling=Sampling(steps=10, guidance_scale=1.))
+        training=TrainConfig(steps_a=40, steps_b=90, batch_size=8, lr_lora=2e-3, face_weight=6., ema_decay=.95, preview_every=65), sampling=Sampling(steps=10, guidance_scale=1.))
 
 # %% ../../nbs/7_app/71_recipes.ipynb #9f8a518b
 def wan21_vace_1_3b()->Recipe:

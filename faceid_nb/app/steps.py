@@ -92,11 +92,11 @@ def do_step(
 def fresh(
     folder:Path,        # Run folder of a command
 )->Iterator[None]:
-    "No run folder is left behind by a command that finished no step in a new one"
+    "No run folder is left behind by a command that finished no step in a new one, unless it left a question there: `whom.png`"
     new = not Path(folder).exists()
     try: yield
     except (ValueError, OSError):
-        if new and not any(Path(folder).glob('*/phase.json')): shutil.rmtree(folder, ignore_errors=True)
+        if new and not any(Path(folder).glob('*/phase.json')) and not (Path(folder)/'whom.png').is_file(): shutil.rmtree(folder, ignore_errors=True)
         raise
 
 # %% ../../nbs/7_app/70_steps.ipynb #1ede5877
