@@ -123,10 +123,10 @@ def test_pretraining_killed_twice_makes_the_same_weights(tmp_path, monkeypatch):
     pretrain(tmp_path/'whole', SMALL)
     for name in ('vae_loss', 'denoiser_loss'):
         real, calls = getattr(world_pretrain, name), []
-        def fatal(*args):
+        def fatal(*args, **named):
             calls.append(1)
             if len(calls) == 3: raise KeyboardInterrupt
-            return real(*args)
+            return real(*args, **named)
         monkeypatch.setattr(world_pretrain, name, fatal)
         with pytest.raises(KeyboardInterrupt): pretrain(tmp_path/'killed', SMALL)
         monkeypatch.undo()

@@ -8,9 +8,11 @@ The shipped weights, the configurations they were made from, and a faster way th
 # %% auto #0
 __all__ = ['WEIGHTS', 'SIZE', 'NUM_FRAMES', 'FPS', 'WORDS', 'TIME_HALVED', 'STRIDES', 'ANCHORS', 'tiny_model_path', 'tiny_pack',
            'tiny_tokenizer', 'tiny_transformer', 'tiny_vae', 'tiny_text_encoder', 'random_pipeline', 'TextRows',
-           'Residual', 'Recogniser', 'Detector', 'whole_clip', 'encode_whole', 'decode_whole', 'there_and_back']
+           'Residual', 'Recogniser', 'Detector', 'whole_clip', 'encode_whole', 'decode_whole', 'there_and_back',
+           'pixel_loss', 'graphed', 'orthogonal', 'Muon']
 
 # %% ../../nbs/0_world/00_tiny.ipynb #2b2af035
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,3 +206,61 @@ def there_and_back(
     mean, log_var = encode_whole(vae, video)
     mean, log_var = mean.float(), log_var.float().clamp(-20, 10)
     return mean, log_var, decode_whole(vae, mean + (.5*log_var).exp()*noise).float()
+
+# %% ../../nbs/0_world/00_tiny.ipynb #9f5018b8
+def pixel_loss(
+    vae:AutoencoderKLWan, # The autoencoder, inside `whole_clip`
+    video:torch.Tensor,   # Clips in [-1,1] (B, 3, F, H, W)
+    weight:torch.Tensor,  # Of each pixel (B, 1, F, H, W)
+    noise:torch.Tensor,   # Standard normal (B, C, f, h, w)
+)->tuple[torch.Tensor, torch.Tensor]: # Loss, scalar; what came back (B, 3, F, H, W)
+    "L1 on pixels and on their differences in space and time, and a little KL"
+    mean, log_var, out = there_and_back(vae, video, noise)
+    error = out - video
+    loss = (error.abs()*weight).mean() + .5*(error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean())
+    if video.shape[2] > 1: loss = loss + .25*error.diff(dim=2).abs().mean()
+    return loss + 5e-4*(.5*(mean**2 + log_var.exp() - 1 - log_var)).mean(), out
+
+# %% ../../nbs/0_world/00_tiny.ipynb #ed6d6af9
+def graphed(
+    function:Callable, # Of modules and tensors of fixed shapes
+    device:str,        # On `cuda` it is compiled and replayed as one CUDA graph; elsewhere it stays as it is
+)->Callable:           # The same function
+    "A step that the CPU starts once instead of launching its kernels one by one"
+    if device != 'cuda': return function
+    fused = torch.compile(function, dynamic=False, mode='reduce-overhead')
+    def step(*args):
+        torch.compiler.cudagraph_mark_step_begin()
+        return fused(*args)
+    return step
+
+# %% ../../nbs/0_world/00_tiny.ipynb #eff582ee
+def orthogonal(
+    matrices:torch.Tensor,  # (n, rows, columns)
+)->torch.Tensor:            # Same shape
+    "Each matrix with its singular values brought near 1, by five Newton-Schulz steps"
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    tall = x.shape[-2] > x.shape[-1]
+    if tall: x = x.mT
+    x = x/(x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445*x + (-4.775*square + 2.0315*square @ square) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+class Muon(torch.optim.Optimizer):
+    "Momentum made orthogonal, for matrices; those of one shape together"
+    def __init__(self, params, lr, weight_decay=0., momentum=.95): super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
+
+    @torch.no_grad()
+    def step(self):
+        group, shapes = self.param_groups[0], {}
+        for p in group['params']:
+            if p.grad is not None: shapes.setdefault(p.shape, []).append(p)
+        for shape, params in shapes.items():
+            for p in params: self.state[p].setdefault('exp_avg', torch.zeros_like(p))
+            grads, means = [p.grad for p in params], [self.state[p]['exp_avg'] for p in params]
+            torch._foreach_lerp_(means, grads, 1 - group['momentum'])
+            move = orthogonal(torch.stack(grads).lerp(torch.stack(means), group['momentum']))*(.2*max(shape)**.5)
+            torch._foreach_mul_(params, 1 - group['lr']*group['weight_decay'])
+            torch._foreach_add_(params, list(move.unbind()), alpha=-group['lr'])
