@@ -39,8 +39,8 @@ class Exam:
     photos:int=5           # Of each person
     clips:int=16           # Through the autoencoder
     dances:int=16          # Made by the untuned model
-    steps:int=10           # Sampling steps, as the recipe `tiny` takes them
-    guidance_scale:float=1.
+    steps:int=20           # Sampling steps
+    guidance_scale:float=2.5
     seed:int=9_000_001
 
 # %% ../../nbs/0_world/10_card.ipynb #1a986752
