@@ -48,4 +48,5 @@ class FaceMapper(nn.Module):
             raise ValueError(f'The mapper takes identity embeddings (B, {self.config.id_dim}); this is {tuple(id_embed.shape)}. Use the encoder it was trained with.')
         e = id_embed.to(self.first.weight.dtype) * self.config.id_dim**.5
         tokens = self.last(nn.functional.gelu(self.first(e)))  # (B, K D)
-        return self.norm(tokens.unflatten(-1, (self.config.tokens, self.config.width))).to(self.token_dtype)
+        tokens = self.norm(tokens.unflatten(-1, (self.config.tokens, self.config.width)))
+        return (tokens * id_embed.any(1)[:, None, None]).to(self.token_dtype)
