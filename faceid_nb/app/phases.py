@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..adapters.branch import FaceBranch, attach_face_branch, load_branch
+from ..adapters.branch import FaceBranch, load_branch
 from ..adapters.lora import add_lora, load_lora
-from .recipes import Recipe, find_dances, find_photos, crop_config, face_finder, find_strangers, known_keys, model_place, named_recipe, pack_home, pack_place, with_overrides
+from ..adapters.population import start_branch
+from .recipes import Recipe, branch_place, find_dances, find_photos, crop_config, face_finder, find_strangers, known_keys, model_place, named_recipe, pack_home, pack_place, with_overrides
 from .steps import Step, do_step
 from ..core.files import config_hash, file_sha256, package_versions, read_json, save_tensors, write_json
 from ..core.media import read_video, write_video
@@ -48,7 +49,8 @@ def model_hashes(
 )->dict[str, str]:   # Name -> sha256
     "What the models are, by content"
     model = model_folder(model_place(recipe), recipe.model.revision, recipe.model.gigabytes)
-    files = [*sorted(model.rglob('*.safetensors')), *sorted(pack_home(recipe).glob('*.onnx'))]
+    start = [branch_place(recipe)] if recipe.model.face_branch else []
+    files = [*sorted(model.rglob('*.safetensors')), *start, *sorted(pack_home(recipe).glob('*.onnx'))]
     return {f'{path.parent.name}/{path.name}': file_sha256(path) for path in files}
 
 def pack_hashes(
@@ -239,7 +241,7 @@ def run_train(
         raise ValueError(f'face pack {pack_place(recipe)[1]} gives {len(identity.mean)} numbers a face, the mapper wants {recipe.mapper.id_dim}; set mapper.id_dim={len(identity.mean)}')
     def work(place):
         pipe = open_model(recipe)
-        branch = attach_face_branch(pipe.transformer, recipe.mapper, torch.Generator().manual_seed(config.seed))
+        branch = start_branch(pipe.transformer, recipe.mapper, torch.Generator().manual_seed(config.seed), branch_place(recipe))
         add_lora(pipe.transformer, recipe.lora, torch.Generator().manual_seed(config.seed + 1))
         manifest = read_json(folder/'curate'/'manifest.json')
         cache = open_cache(place/'cache'/'cache.safetensors', key, lambda: photo_cache(pipe, manifest, folder/'curate', identity.photos, key=key))

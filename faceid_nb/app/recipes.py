@@ -6,8 +6,8 @@ world inside the package, or real repositories and folders of yours."""
 # %% auto #0
 __all__ = ['RECIPES', 'KINDS', 'ModelSource', 'PackSource', 'Inputs', 'Cutting', 'Recipe', 'tiny', 'wan21_vace_1_3b',
            'wan21_vace_1_3b_opencv', 'named_recipe', 'known_keys', 'with_overrides', 'open_recipe', 'model_place',
-           'pack_place', 'pack_home', 'face_finder', 'crop_config', 'Dance', 'find_photos', 'find_strangers',
-           'find_dances', 'pretrain']
+           'branch_place', 'pack_place', 'pack_home', 'face_finder', 'crop_config', 'Dance', 'find_photos',
+           'find_strangers', 'find_dances', 'pretrain']
 
 # %% ../../nbs/7_app/71_recipes.ipynb #2058523e
 import difflib
@@ -38,6 +38,7 @@ class ModelSource:
     licence:str = 'Apache-2.0'
     device:str = 'cpu'        # Where it runs
     dtype:str = 'float32'     # Type of the denoiser's weights
+    face_branch:str = ''      # File of a face branch that knows many people already, to start from; empty: a fresh one; `tiny`: the one inside this package
 
 # %% ../../nbs/7_app/71_recipes.ipynb #b05aef63
 @dataclass(frozen=True)
@@ -99,9 +100,10 @@ def tiny()->Recipe:
     return Recipe(
         name='tiny', seed=0, subject='drawn person', trigger='sks', prompt='{trigger} dancing', size=(192, 128), num_frames=17, flow_shift=3.,
         shots=(('close up', .45), ('medium shot', .27), ('full body', 0.)),
-        model=ModelSource(licence='CC0-1.0'), pack=PackSource(det_sides=(192, 384)), inputs=Inputs(drawn=True),
-        curation=CurationConfig(same_person=.6, min_photos=6), mapper=MapperConfig(width=256), lora=LoraSettings(targets=EVERYWHERE),
-        training=TrainConfig(steps_a=40, steps_b=90, batch_size=8, lr_lora=2e-3, face_weight=6., ema_decay=.95, preview_every=65), sampling=Sampling(steps=10, guidance_scale=1.))
+        model=ModelSource(licence='CC0-1.0', face_branch='tiny'), pack=PackSource(det_sides=(192, 384)), inputs=Inputs(drawn=True),
+        curation=CurationConfig(same_person=.6, min_photos=6), mapper=MapperConfig(width=256, rank=32), lora=LoraSettings(targets=EVERYWHERE),
+        training=TrainConfig(steps_a=40, steps_b=90, batch_size=8, lr_mapper=2e-4, lr_lora=2e-3, face_weight=6., drop_face=.5, ema_decay=.95, preview_every=65),
+        sampling=Sampling(steps=10, guidance_scale=1., face_scale=1.5))
 
 # %% ../../nbs/7_app/71_recipes.ipynb #9f8a518b
 def wan21_vace_1_3b()->Recipe:
@@ -207,6 +209,15 @@ def model_place(
     "Where the Wan-VACE pipeline lies"
     from faceid_nb.world.tiny import tiny_model_path
     return recipe.model.where or tiny_model_path()
+
+def branch_place(
+    recipe:Recipe,
+)->Path|None:       # File; None: a fresh branch
+    "Where the face branch lies that the training starts from"
+    from faceid_nb.world.tiny import tiny_branch
+    path = tiny_branch() if recipe.model.face_branch == 'tiny' else Path(recipe.model.face_branch).expanduser()
+    if not recipe.model.face_branch or path.is_file(): return path if recipe.model.face_branch else None
+    raise ValueError(f'{path} is not a file; model.face_branch wants a branch.safetensors of an earlier training, or nothing for a fresh one')
 
 def pack_place(
     recipe:Recipe,
@@ -323,5 +334,6 @@ def pretrain(
     arguments:list[str],  # Words of the command line after `faceid pretrain`
 ):
     "The tiny models of this package, trained from nothing"
+    from faceid_nb.adapters import population
     from faceid_nb.world.card import main
-    return main(arguments)
+    return main(arguments, population)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .phases import model_hashes, run_curate, run_embed, run_generate, run_train, write_clip
-from .recipes import Dance, Recipe, face_finder, find_dances, find_photos, known_keys
+from .recipes import Dance, Recipe, branch_place, face_finder, find_dances, find_photos, known_keys
 from .steps import Step, do_step
 from ..core.files import config_hash, load_tensors, package_versions, read_json, write_atomic, write_json
 from ..core.media import fit_within, read_image, read_video
@@ -116,7 +116,8 @@ def measure(
     rows = {one: summarise(list(by.values())) for one, by in scores.items()} | {'real': summarise(real), 'stranger': summarise(stranger)}
     if not stranger.found.any(): rows['stranger']['frames'] = 0
     motion = {one: summarise_motion([by[d.name] for d in dances], [wanted_points(d, recipe.num_frames) for d in dances], recipe.size[1]) for one, by in tracks.items()}
-    data = ReportData(f'{recipe.subject}, seed {recipe.seed}', photo_cards(recipe, folder), poses, clips, scores, real, stranger, recipe.sampling.fps, motion=motion, facts=facts_of(recipe), about_photos=about_photos(folder))
+    data = ReportData(f'{recipe.subject}, seed {recipe.seed}', photo_cards(recipe, folder), poses, clips, scores, real, stranger, recipe.sampling.fps, motion=motion, facts=facts_of(recipe), about_photos=about_photos(folder),
+                      began_with=start.name if (start := branch_place(recipe)) else '')
     read_video(write_report(place, data)['video'])  # fails when the disk was full
     for name in poses:
         grid = four_way_grid({one: by[name] for one, by in clips.items()}, {one: by[name] for one, by in scores.items()}, poses[name])

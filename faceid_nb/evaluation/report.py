@@ -47,6 +47,7 @@ class ReportData:
     stranger:FrameScores                             # Another person, the floor
     fps:float                                        # Frames a second
     trained_alone:Sequence[str]=()                   # Configurations that were trained on their own
+    began_with:str=''                                # File of the face branch that the training began with; empty: a fresh one
     motion:Mapping[str, Mapping[str, float|None]]=field(default_factory=dict)  # Configuration to pose_error, steadiness, movement
     facts:Mapping[str, Mapping[str, str]]=field(default_factory=dict)          # Heading to what was run with what: versions, hashes, seeds
     about_photos:str=''                              # HTML below the wall of photos: what the set lacks, who is in it
@@ -209,12 +210,14 @@ def clip_uri(
 def how_trained(
     configurations:Sequence[str],  # Those on the page
     trained_alone:Sequence[str],   # Those trained on their own
+    began_with:str='',             # File of the face branch that the training began with; empty: a fresh one
 )->str:                            # Plain text
     "Whether each configuration was trained on its own, or is the whole with a part switched off"
     tuned = [name for name in configurations if name != 'base']
     own = [shown_name(name) for name in tuned if name in trained_alone]
     rest = [shown_name(name) for name in tuned if name not in trained_alone]
     base = 'The stranger is the model before any training. ' if 'base' in configurations else ''
+    if began_with: base += f'The mapper did not begin with nothing: {began_with} had learned from many other people, and knew nothing of this one. '
     if not rest: return base + f'Each of the others ({", ".join(own)}) was trained on its own.'
     off = f'{", ".join(rest)}: one trained whole, shown with its parts switched on and off, not trained separately; a part that learned beside another may be weaker alone.'
     return base + (f'Trained on its own: {", ".join(own)}. ' if own else '') + off[0].upper() + off[1:]
@@ -319,7 +322,7 @@ def page(
 <title>{escape(data.title)}</title><style>{STYLE}</style></head><body><main>
 <h1>{escape(data.title)}</h1><p class=sub>Photos of a person and a dance in, that person dancing out. All clips are made by a model.</p>
 <div class="hero card"><strong>{number}</strong><p>{escape(sentence)}</p></div>
-<h2>The same dance, four times</h2><p class=note>{escape(how_trained(list(data.clips), data.trained_alone))} The number is the likeness over the clip.</p>{stage(data, first)}{f"<details><summary>{len(others)} more</summary>{more}</details>" if others else ""}
+<h2>The same dance, four times</h2><p class=note>{escape(how_trained(list(data.clips), data.trained_alone, data.began_with))} The number is the likeness over the clip.</p>{stage(data, first)}{f"<details><summary>{len(others)} more</summary>{more}</details>" if others else ""}
 <h2>From nobody to this person</h2><p class=note>Cosine of the face in every frame to held-out photos of the person. Dashed: a stranger, and what real photos reach among themselves. Thin line: 95 % interval, resampling whole dances.</p><div class=card>{likeness_bars(rows, stranger["mean"], real["mean"])}</div>
 <h2>The photos</h2><p class=note>{sum(p.kept for p in data.photos)} of {len(data.photos)} kept.</p><div class=card>{photo_wall(data.photos)}</div>{data.about_photos}
 <h2>Frame by frame</h2><p class=note>A dot on the ground is a frame without a face; it counts as 0.</p><div class=card><div class=key>{key}</div><div class=curves>{curves}</div></div>

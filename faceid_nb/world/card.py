@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['BARS', 'Exam', 'open_pack', 'faces_in', 'exam_detector', 'exam_recogniser', 'exam_vae', 'exam_untuned', 'held',
-           'examine', 'main']
+           'examine', 'main', 'crowd_bank', 'crowd_loss', 'train_faces', 'pretrain']
 
 # %% ../../nbs/0_world/10_card.ipynb #d276f5f9
 from argparse import ArgumentParser
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from functools import cache
 from io import StringIO
 from pathlib import Path
 import warnings
@@ -22,11 +24,11 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..core.files import read_json, write_json
+from ..core.files import file_sha256, package_versions, read_json, write_json
 from ..core.flow import decode_video, encode_video
-from .facepack import crowd, verification
+from .facepack import Centres, Detector, Recogniser, anchor_loss, crowd, recogniser_loss, step_generator, tuning_loss, verification, worn, write_pack
 from .people import random_people
-from .pretrain import TOY, Plan, pretrain
+from .pretrain import TOY, Painters, Plan, _stage, film_bank, train_denoiser, train_vae
 from .scenes import draw_pose, draw_scene, random_scenes
 from .tiny import NUM_FRAMES, SIZE
 
@@ -185,14 +187,90 @@ def examine(
 # %% ../../nbs/0_world/10_card.ipynb #38020697
 def main(
     arguments:list[str],  # Words of the command line
+    population=None,      # The module `adapters.population`; None: no face branch
 ):
     "The command `faceid pretrain`: makes every weight and its card; killed and called again, it goes on"
-    parser = ArgumentParser('faceid pretrain', description='Train the tiny models from nothing, then examine them on people they have not seen. The whole plan wants one GPU for about 40 minutes.')
+    parser = ArgumentParser('faceid pretrain', description='Train the tiny models from nothing, then examine them on people they have not seen. The whole plan wants one large GPU for about an hour.')
     parser.add_argument('folder', type=Path, help='where everything goes; what is shipped ends in FOLDER/weights')
     parser.add_argument('--toy', action='store_true', help='a few steps of everything on the CPU, to see that it runs; too few to examine')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     options = parser.parse_args(arguments)
-    reports = pretrain(options.folder, TOY if options.toy else Plan(), options.device)
+    reports = pretrain(options.folder, TOY if options.toy else Plan(), options.device, population)
     for name, report in reports.items(): print(f'{name:12} {report["seconds"]:8.1f} s')
     if options.toy: return
     for name, value, bar, good in held(examine(options.folder/'weights')): print(f'{name:24} {value:7.3f}   {bar:12} {"holds" if good else "falls short"}')
+
+# %% ../../nbs/0_world/10_card.ipynb #fecb6912
+def _recogniser(folder, name, plan, config, device, reports, painters):
+    torch.manual_seed(config.seed)
+    people = random_people(plan.people, torch.Generator().manual_seed(config.seed))
+    net, centres = Recogniser().to(device).train(), Centres(plan.people).to(device)
+    _stage(folder, name, dict(net=net, centres=centres), lambda step, g: recogniser_loss(net, centres.weight, people, config.batch, g, plan.size, draw=painters.scene), config, reports, ('centres',))
+    return net.eval().requires_grad_(False)
+
+# %% ../../nbs/0_world/10_card.ipynb #58044dd4
+@torch.no_grad()
+def crowd_bank(
+    n:int,                     # How many pictures
+    seed:int,                  # Seed
+    device:str,                # Where to draw and keep them
+    size:tuple[int, int],      # Height and width in pixels
+    painters:Painters=Painters(), # How a person is drawn
+    batch:int=64,              # Pictures drawn at once
+)->tuple:                      # Pictures uint8 (n, 3, H, W), keypoints, boxes and who is there, as `crowd` gives them
+    "Crowds for the detector, drawn once"
+    parts = [crowd(batch, step_generator(seed, start), size, device, person=painters.person) for start in range(0, n, batch)]
+    return tuple(torch.cat([(part*255).round().byte() if i == 0 else part for part in column])[:n] for i, column in enumerate(zip(*parts)))
+
+def crowd_loss(detector, crowds, batch, generator):
+    "`anchor_loss` on worn pictures of a bank"
+    rows = torch.randint(len(crowds[0]), (batch,), generator=generator).to(crowds[0].device)
+    pictures, points, boxes, there = (part[rows] for part in crowds)
+    return anchor_loss(detector, worn(pictures.float()/255, generator), points, boxes, there)
+
+# %% ../../nbs/0_world/10_card.ipynb #4d96a1f2
+def train_faces(
+    folder:Path,    # Where checkpoints and results go
+    plan:Plan,      # What to train
+    device:str,     # Where
+    reports:dict,   # Filled with seconds and steps of each stage
+    painters:Painters=Painters(), # How frames are drawn
+)->tuple[Detector, Recogniser, Recogniser]:  # Detector, recogniser, critic
+    "The face pack, and the critic that judges faces while the autoencoder learns"
+    critic = _recogniser(folder, 'critic', plan, plan.critic, device, reports, painters)
+    recogniser = _recogniser(folder, 'recogniser', plan, plan.recogniser, device, reports, painters)
+    torch.manual_seed(plan.detector.seed)
+    detector = Detector().to(device).train()
+    crowds = None if (Path(folder)/'detector.safetensors').exists() else crowd_bank(plan.crowds, plan.detector.seed, device, (max(plan.size[0]//64*64 + 64, 128),)*2, painters, plan.detector.batch)
+    _stage(folder, 'detector', dict(net=detector), lambda step, g: crowd_loss(detector, crowds, plan.detector.batch, g), plan.detector, reports)
+    teacher = deepcopy(recogniser)
+    detector.train(), recogniser.train().requires_grad_(True)
+    _stage(folder, 'tuning', dict(detector=detector, recogniser=recogniser), lambda step, g: tuning_loss(detector, recogniser, teacher, step, plan.tuning.batch, g, device, plan.size, painters.scene), plan.tuning, reports)
+    return detector.eval().requires_grad_(False), recogniser.eval().requires_grad_(False), critic
+
+# %% ../../nbs/0_world/10_card.ipynb #7edc2d43
+def pretrain(
+    folder:Path,              # Where everything goes: checkpoints, results and, in `weights`, what is shipped
+    plan:Plan=Plan(),         # What to train
+    device:str='cpu',         # Where, `cuda` for the real plan
+    population=None,          # The module `adapters.population`; None: no face branch
+)->dict:                      # Seconds and steps of each stage
+    "All the shipped weights from nothing; killed and called again, it goes on"
+    folder, reports = Path(folder), {}
+    folder.mkdir(parents=True, exist_ok=True)
+    painters = Painters.on(device)
+    detector, recogniser, critic = train_faces(folder, plan, device, reports, painters)
+    films = lambda reel=0: film_bank(plan.clips, plan.vae.seed + 1000*reel, device, plan.size, painters)
+    vae = train_vae(folder, plan, device, critic, cache(films), reports)
+    pipe, branch = train_denoiser(folder, plan, device, vae, recogniser, films, reports, painters, population)
+    weights = folder/'weights'
+    write_pack(weights/'faces'/'models'/'tiny', detector, recogniser)
+    if branch:
+        population.save_half(weights/'face_branch_tiny.safetensors', branch)
+        branch.detach()
+    for part in (pipe.vae, pipe.transformer, pipe.text_encoder): part.half()
+    pipe.save_pretrained(weights/'wan_vace_tiny', safe_serialization=True, max_shard_size='12MB')
+    card = dict(plan=asdict(plan), device=torch.cuda.get_device_name() if device == 'cuda' else device, stages=reports, minutes=round(sum(r['seconds'] for r in reports.values())/60, 2), versions=package_versions(),
+                sha256={str(f.relative_to(weights)): file_sha256(f) for f in sorted(weights.rglob('*')) if f.is_file() and f.name not in ('card.json', 'LICENSE')})
+    write_json(weights/'card.json', card)
+    return reports

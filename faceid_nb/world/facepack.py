@@ -24,7 +24,7 @@ from ..core.files import load_tensors, save_tensors
 from .figure import draw_person
 from .people import canvas, random_people
 from .scenes import Scene, draw_place, draw_pose, draw_scene, random_scenes
-from .tiny import ANCHORS, STRIDES, Detector, Muon, Recogniser
+from .tiny import ANCHORS, STRIDES, Detector, Muon, Recogniser, store_half
 
 # %% ../../nbs/0_world/08_facepack.ipynb #3293955d
 @dataclass(frozen=True)
@@ -299,6 +299,7 @@ def write_pack(
     torch.onnx.export(Flat().cpu().float().eval(), (torch.zeros(1, 3, 128, 128),), str(folder/'detector.onnx'), input_names=['pixels'], output_names=names, dynamic_axes=axes, opset_version=17, dynamo=False)
     torch.onnx.export(recogniser.cpu().float().eval(), (torch.zeros(1, 3, 112, 112),), str(folder/'recogniser.onnx'), input_names=['face'], output_names=['embedding'],
                       dynamic_axes={'face': {0: 'batch'}, 'embedding': {0: 'batch'}}, opset_version=17, dynamo=False)
+    store_half(folder/'recogniser.onnx')
     (folder/'LICENSE').write_text(CC0)
     return [folder/'detector.onnx', folder/'recogniser.onnx']
 
@@ -309,9 +310,10 @@ def embed_scenes(
     scene:Scene,               # Frames to embed, on the same device
     size:tuple[int, int],      # Height and width in pixels
     through:Callable[[torch.Tensor], torch.Tensor]|None=None, # What happens to the frames in [0,1] first, a VAE for example
+    draw:Callable=draw_scene,  # Perhaps compiled
 )->torch.Tensor:               # Unit embeddings (B, 512)
     "The identities seen in drawn frames, aligned by the true key points"
-    pictures, truth = draw_scene(scene, size)
+    pictures, truth = draw(scene, size)
     return F.normalize(net(align(pictures if through is None else through(pictures), truth['keypoints'])*2 - 1).float())
 
 # %% ../../nbs/0_world/08_facepack.ipynb #1f57bdcd

@@ -7,13 +7,11 @@ No photo, no download, no checkpoint of anybody else goes in; a seed and an hour
 
 # %% auto #0
 __all__ = ['MEDIA', 'TOY', 'Plan', 'Painters', 'film_bank', 'vae_loss', 'latent_scale', 'caption_table', 'caption_rows',
-           'latent_bank', 'flow_error', 'denoiser_loss', 'crowd_bank', 'crowd_loss', 'train_faces', 'train_vae',
-           'train_denoiser', 'pretrain']
+           'latent_bank', 'who_bank', 'flow_error', 'denoiser_loss', 'train_vae', 'train_denoiser']
 
 # %% ../../nbs/0_world/09_pretrain.ipynb #2f959d1b
 from collections.abc import Callable
-from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 import itertools
 import json
@@ -25,9 +23,9 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
-from ..core.files import file_sha256, load_tensors, package_versions, save_tensors, write_json
+from ..core.files import load_tensors, save_tensors
 from ..core.flow import noised, repeated_padding, sample_time, velocity
-from .facepack import Centres, Detector, Fit, Recogniser, align, anchor_loss, crowd, fit, recogniser_loss, step_generator, tuning_loss, worn, write_pack
+from .facepack import Fit, Recogniser, align, embed_scenes, fit, step_generator
 from .figure import draw_person
 from .people import random_people
 from .scenes import COLOURS, PLACES, SHOTS, draw_pose, draw_scene, random_scenes, swift
@@ -46,6 +44,9 @@ class Plan:
     tuning:Fit=Fit(1000, 1e-3, 32, seed=37, ema=.995, save_every=100)
     vae:Fit=Fit(26000, 1e-3, 8, seed=41, weight_decay=0., save_every=1000)
     denoiser:Fit=Fit(24000, 7e-4, 64, seed=53, weight_decay=.01, save_every=1000, muon=1e-3)
+    together:Fit=Fit(23000, 7e-4, 64, seed=67, weight_decay=.01, save_every=1000, muon=1e-3) # Denoiser and face branch
+    reels:int=2                                                  # How many times `clips` the two learn from together
+    rank:int=32                                                  # Of the face branch
     size:tuple[int, int]=SIZE                                    # Height and width in pixels
 
 # %% ../../nbs/0_world/09_pretrain.ipynb #7d836743
@@ -178,6 +179,25 @@ def latent_bank(
     face = torch.cat([face[:, :1], face[:, 1:].unflatten(1, (-1, 4)).mean(2)], 1)[:, None].bfloat16()
     return dict(latents=latents, pose=pose, face=face, blank=blank.float(), captions=films['captions'])
 
+# %% ../../nbs/0_world/09_pretrain.ipynb #ba0d59b6
+@torch.no_grad()
+def who_bank(
+    n:int,                     # How many people, those of `film_bank` with the same seed
+    seed:int,                  # Seed
+    recogniser:Recogniser,     # Says who somebody is
+    device:str,                # Where to draw and keep them
+    size:tuple[int, int]=SIZE, # Height and width in pixels
+    painters:Painters=Painters(), # How frames are drawn
+    batch:int=16,              # People drawn at once
+)->torch.Tensor:               # Unit embeddings (n, 4, 512)
+    "The people of a reel on four other pictures, as the recogniser sees them"
+    out = torch.empty(n, 4, 512, device=device)
+    for start in range(0, n, batch):
+        people = random_people(min(batch, n - start), step_generator(seed, start))
+        scene = random_scenes(people, step_generator(seed + 500, start), NUM_FRAMES, ('close up', 'medium shot'))
+        out[start:start + batch] = embed_scenes(recogniser, scene.to(device), size, draw=painters.scene).unflatten(0, (-1, NUM_FRAMES))[:, [0, 5, 11, 16]]
+    return out
+
 # %% ../../nbs/0_world/09_pretrain.ipynb #cef9d848
 def flow_error(
     net:WanVACETransformer3DModel, # The denoiser
@@ -187,9 +207,10 @@ def flow_error(
     words:torch.Tensor,            # (B, 512, D)
     control:torch.Tensor,          # (B, 2C + 64, f, h, w)
     weight:torch.Tensor,           # Of each cell (B, 1, f, h, w)
+    who:torch.Tensor|None=None,    # Identities (B, D) for a face branch
 )->torch.Tensor:                   # Scalar
     "The weighted square of what the denoiser answers wrong (flow matching, Lipman et al. 2023)"
-    found = net(hidden_states=noised(x0, noise, t), timestep=1000*t, encoder_hidden_states=words, control_hidden_states=control, return_dict=False)[0]
+    found = net(hidden_states=noised(x0, noise, t), timestep=1000*t, encoder_hidden_states=words, encoder_hidden_states_image=who, control_hidden_states=control, return_dict=False)[0]
     return ((found.float() - velocity(x0, noise)).square()*weight).mean()
 
 def denoiser_loss(
@@ -201,8 +222,10 @@ def denoiser_loss(
     generator:torch.Generator,     # CPU
     shift:float=3.,                # Of the noise schedule
     through:Callable=flow_error,   # Perhaps `graphed`
+    faces:float=2.,                # How much more the cells of a face count
+    mixed:Callable|None=None,      # Makes identities of the looks in the bank, for a face branch
 )->torch.Tensor:                   # Loss, scalar
-    "`flow_error` on clips, and on photos, which are clips of one frame; faces count three times, the pose is left out half the time for photos, one time in eight for clips"
+    "`flow_error` on clips, and on photos, which are clips of one frame; the pose is left out half the time for photos, one time in eight for clips"
     dev = bank['latents'].device
     photo = float(torch.rand(1, generator=generator)) < .25
     n = batch*4 if photo else batch
@@ -210,13 +233,14 @@ def denoiser_loss(
     captions = caption_rows([bank['captions'][i] for i in rows.tolist()], generator, 'photo' if photo else 'video')
     keep = (torch.rand(n, generator=generator) > (.5 if photo else .125)).to(dev)[:, None, None, None, None]
     t = sample_time(n, generator, shift, 'cpu').to(dev)
+    who = mixed(bank['who'][rows.to(dev)], generator) if mixed else None
     seed, rows = int(torch.randint(2**31, (1,), generator=generator)), rows.to(dev)
     f = 1 if photo else bank['latents'].shape[2]
     x0, pose, blank = bank['latents'][rows, :, :f].float(), bank['pose'][rows, :, :f].float(), bank['blank'][:, :, :f]
     noise = torch.randn(x0.shape, device=dev, generator=torch.Generator(dev).manual_seed(seed))
     control = torch.cat([blank.expand_as(pose), torch.where(keep, pose, blank), torch.ones(n, 64, *x0.shape[2:], device=dev)], 1)
-    weight = 1 + 2*bank['face'][rows, :, :f].float()
-    with torch.autocast(dev.type, torch.bfloat16, enabled=dev.type == 'cuda'): return through(net, x0, noise, t, text.embed(encoder, captions), control, weight)
+    weight = 1 + faces*bank['face'][rows, :, :f].float()
+    with torch.autocast(dev.type, torch.bfloat16, enabled=dev.type == 'cuda'): return through(net, x0, noise, t, text.embed(encoder, captions), control, weight, who)
 
 # %% ../../nbs/0_world/09_pretrain.ipynb #bc9ccfc2
 def _stage(folder, name, modules, loss_at, config, seconds, helpers=()):
@@ -229,53 +253,6 @@ def _stage(folder, name, modules, loss_at, config, seconds, helpers=()):
         return
     seconds[name] = fit(modules, loss_at, config, folder, name)
     save_tensors(done, {f'{k}.{n}': v.detach().cpu().clone() for k, m in modules.items() if k not in helpers for n, v in m.state_dict().items()}, dict(report=json.dumps(seconds[name])))
-
-def _recogniser(folder, name, plan, config, device, reports, painters):
-    torch.manual_seed(config.seed)
-    people = random_people(plan.people, torch.Generator().manual_seed(config.seed))
-    net, centres = Recogniser().to(device).train(), Centres(plan.people).to(device)
-    _stage(folder, name, dict(net=net, centres=centres), lambda step, g: recogniser_loss(net, centres.weight, people, config.batch, g, plan.size, draw=painters.scene), config, reports, ('centres',))
-    return net.eval().requires_grad_(False)
-
-# %% ../../nbs/0_world/09_pretrain.ipynb #58044dd4
-@torch.no_grad()
-def crowd_bank(
-    n:int,                     # How many pictures
-    seed:int,                  # Seed
-    device:str,                # Where to draw and keep them
-    size:tuple[int, int],      # Height and width in pixels
-    painters:Painters=Painters(), # How a person is drawn
-    batch:int=64,              # Pictures drawn at once
-)->tuple:                      # Pictures uint8 (n, 3, H, W), keypoints, boxes and who is there, as `crowd` gives them
-    "Crowds for the detector, drawn once"
-    parts = [crowd(batch, step_generator(seed, start), size, device, person=painters.person) for start in range(0, n, batch)]
-    return tuple(torch.cat([(part*255).round().byte() if i == 0 else part for part in column])[:n] for i, column in enumerate(zip(*parts)))
-
-def crowd_loss(detector, crowds, batch, generator):
-    "`anchor_loss` on worn pictures of a bank"
-    rows = torch.randint(len(crowds[0]), (batch,), generator=generator).to(crowds[0].device)
-    pictures, points, boxes, there = (part[rows] for part in crowds)
-    return anchor_loss(detector, worn(pictures.float()/255, generator), points, boxes, there)
-
-# %% ../../nbs/0_world/09_pretrain.ipynb #4d96a1f2
-def train_faces(
-    folder:Path,    # Where checkpoints and results go
-    plan:Plan,      # What to train
-    device:str,     # Where
-    reports:dict,   # Filled with seconds and steps of each stage
-    painters:Painters=Painters(), # How frames are drawn
-)->tuple[Detector, Recogniser, Recogniser]:  # Detector, recogniser, critic
-    "The face pack, and the critic that judges faces while the autoencoder learns"
-    critic = _recogniser(folder, 'critic', plan, plan.critic, device, reports, painters)
-    recogniser = _recogniser(folder, 'recogniser', plan, plan.recogniser, device, reports, painters)
-    torch.manual_seed(plan.detector.seed)
-    detector = Detector().to(device).train()
-    crowds = None if (Path(folder)/'detector.safetensors').exists() else crowd_bank(plan.crowds, plan.detector.seed, device, (max(plan.size[0]//64*64 + 64, 128),)*2, painters, plan.detector.batch)
-    _stage(folder, 'detector', dict(net=detector), lambda step, g: crowd_loss(detector, crowds, plan.detector.batch, g), plan.detector, reports)
-    teacher = deepcopy(recogniser)
-    detector.train(), recogniser.train().requires_grad_(True)
-    _stage(folder, 'tuning', dict(detector=detector, recogniser=recogniser), lambda step, g: tuning_loss(detector, recogniser, teacher, step, plan.tuning.batch, g, device, plan.size, painters.scene), plan.tuning, reports)
-    return detector.eval().requires_grad_(False), recogniser.eval().requires_grad_(False), critic
 
 # %% ../../nbs/0_world/09_pretrain.ipynb #b28c3bf7
 def train_vae(
@@ -304,43 +281,36 @@ def train_denoiser(
     plan:Plan,              # What to train
     device:str,             # Where
     vae:AutoencoderKLWan,   # The trained autoencoder
-    films:Callable,         # Gives the clips, from `film_bank`; called only when there is something to train
+    recogniser:Recogniser,  # Says who somebody is
+    films:Callable,         # Gives the clips of a reel, from `film_bank`; called only when there is something to train
     reports:dict,           # Filled with seconds and steps
-)->WanVACEPipeline:         # The whole pipeline
-    "The denoiser and its text encoder"
+    painters:Painters=Painters(), # How frames are drawn
+    population=None,        # The module `adapters.population`, handed in because it stands higher; None: no face branch
+)->tuple[WanVACEPipeline, object]: # The whole pipeline; its face branch, or None
+    "The denoiser and its text encoder, then both again together with a face branch"
     torch.manual_seed(plan.denoiser.seed)
-    net, encoder, tokenizer = tiny_transformer().to(device), tiny_text_encoder().to(device), tiny_tokenizer()
+    net, encoder, tokenizer, branch = tiny_transformer().to(device), tiny_text_encoder().to(device), tiny_tokenizer(), None
+    text = TextRows.make(tokenizer, caption_table(), device)
+    @cache
+    def reel(k):
+        clock, seed = time.time(), plan.vae.seed + 1000*k
+        out = latent_bank(vae, films(k), 64) | (dict(who=who_bank(plan.clips, seed, recogniser, device, plan.size, painters)) if population else {})
+        print(f'reel {k}: latents of {plan.clips} clips in {time.time() - clock:.0f} s', flush=True)
+        reports.setdefault('latents', dict(seconds=0., clips=0))
+        reports['latents'] = dict(seconds=round(reports['latents']['seconds'] + time.time() - clock, 1), clips=reports['latents']['clips'] + plan.clips)
+        return out
+    @cache
+    def reels():
+        parts = [reel(k) for k in range(plan.reels)]
+        return {k: parts[0][k] if k == 'blank' else sum((p[k] for p in parts), []) if k == 'captions' else torch.cat([p[k] for p in parts]) for k in parts[0]}
+    learn = lambda bank, batch, g, through, **how: denoiser_loss(net, encoder, text, bank(), batch, g, through=through, **how)
+    padded = lambda: repeated_padding([layer for block in [*net.blocks, *net.vace_blocks] for layer in (block.attn2.to_k, block.attn2.to_v)], text.ids.shape[1])
     through = graphed(flow_error, device)
-    text, clock = TextRows.make(tokenizer, caption_table(), device), time.time()
-    bank = None if (Path(folder)/'denoiser.safetensors').exists() else latent_bank(vae, films(), 64)
-    print(f'latents of {plan.clips} clips: {time.time() - clock:.0f} s', flush=True)
-    reports['latents'] = dict(seconds=round(time.time() - clock, 1), clips=plan.clips)
-    with repeated_padding([layer for block in [*net.blocks, *net.vace_blocks] for layer in (block.attn2.to_k, block.attn2.to_v)], text.ids.shape[1]):
-        _stage(folder, 'denoiser', dict(net=net, encoder=encoder), lambda step, g: denoiser_loss(net, encoder, text, bank, plan.denoiser.batch, g, through=through), plan.denoiser, reports)
-    return WanVACEPipeline(tokenizer=tokenizer, text_encoder=encoder.eval(), vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.), transformer=net.eval())
-
-# %% ../../nbs/0_world/09_pretrain.ipynb #7edc2d43
-def pretrain(
-    folder:Path,              # Where everything goes: checkpoints, results and, in `weights`, what is shipped
-    plan:Plan=Plan(),         # What to train
-    device:str='cpu',         # Where, `cuda` for the real plan
-)->dict:                      # Seconds and steps of each stage
-    "All the shipped weights from nothing; killed and called again, it goes on"
-    folder, reports = Path(folder), {}
-    folder.mkdir(parents=True, exist_ok=True)
-    painters = Painters.on(device)
-    detector, recogniser, critic = train_faces(folder, plan, device, reports, painters)
-    films = cache(lambda: film_bank(plan.clips, plan.vae.seed, device, plan.size, painters))
-    vae = train_vae(folder, plan, device, critic, films, reports)
-    pipe = train_denoiser(folder, plan, device, vae, films, reports)
-    weights = folder/'weights'
-    write_pack(weights/'faces'/'models'/'tiny', detector, recogniser)
-    for part in (pipe.vae, pipe.transformer, pipe.text_encoder): part.half()
-    pipe.save_pretrained(weights/'wan_vace_tiny', safe_serialization=True, max_shard_size='12MB')
-    card = dict(plan=asdict(plan), device=torch.cuda.get_device_name() if device == 'cuda' else device, stages=reports, minutes=round(sum(r['seconds'] for r in reports.values())/60, 2), versions=package_versions(),
-                sha256={str(f.relative_to(weights)): file_sha256(f) for f in sorted(weights.rglob('*')) if f.is_file() and f.name not in ('card.json', 'LICENSE')})
-    write_json(weights/'card.json', card)
-    return reports
+    with padded(): _stage(folder, 'denoiser', dict(net=net, encoder=encoder), lambda step, g: learn(lambda: reel(0), plan.denoiser.batch, g, through), plan.denoiser, reports)
+    if population:
+        branch, through = population.attach_tied(net, plan.rank, torch.Generator().manual_seed(plan.together.seed)), graphed(flow_error, device)
+        with padded(): _stage(folder, 'together', dict(net=net, encoder=encoder), lambda step, g: learn(reels, plan.together.batch, g, through, faces=6., mixed=population.mixed), plan.together, reports)
+    return WanVACEPipeline(tokenizer=tokenizer, text_encoder=encoder.eval(), vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.), transformer=net.eval()), branch
 
 # %% ../../nbs/0_world/09_pretrain.ipynb #1fbb0767
-TOY = Plan(people=24, clips=6, crowds=4, critic=Fit(2, 1e-3, 4, 11), recogniser=Fit(2, 1e-3, 4, 23), detector=Fit(2, 1e-3, 2, 31), tuning=Fit(2, 1e-3, 2, 37), vae=Fit(3, 1e-3, 1, 41), denoiser=Fit(3, 1e-3, 2, 53, muon=1e-3), size=(96, 64))
+TOY = Plan(people=24, clips=6, crowds=4, critic=Fit(2, 1e-3, 4, 11), recogniser=Fit(2, 1e-3, 4, 23), detector=Fit(2, 1e-3, 2, 31), tuning=Fit(2, 1e-3, 2, 37), vae=Fit(3, 1e-3, 1, 41), denoiser=Fit(3, 1e-3, 2, 53, muon=1e-3), together=Fit(2, 1e-3, 2, 67, muon=1e-3), size=(96, 64))
