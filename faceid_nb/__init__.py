@@ -20,7 +20,7 @@
 - `faceid_nb.world.facepack`: After this you can train a face detector and a recogniser from nothing, judge them on people they never saw, and write them in the format that insightface opens.
 - `faceid_nb.world.figure`: After this you can paint a whole person in any pose, light and clothes, and you know to the pixel where their face is.
 - `faceid_nb.world.people`: After this you can draw anybody: a person is 36 numbers fixed for life, and you can ask for somebody who resembles them by exactly as much as you like.
-- `faceid_nb.world.pretrain`: After this you can make every shipped weight again from nothing, with one command that can be killed at any moment and goes on.
+- `faceid_nb.world.pretrain`: After this you can train the video models of the embedded world from nothing, in stages that can be killed at any moment and go on.
 - `faceid_nb.world.scenes`: After this you can film a dance or photograph a person as often as you like, good or spoiled in a known way, with the truth of every frame beside it.
 - `faceid_nb.world.tiny`: After this you can open the shipped models, build fresh ones of the same classes, and say what each part is for and how good it is."""
 

@@ -58,6 +58,8 @@ def test_the_laws_of_the_branch(dtype, b):
     assert torch.equal(ask(model, b), base)                                                     # scale 0
     branch.scale = 1
     assert torch.equal(ask(model, b), mine)
+    nobody = torch.zeros(b, 512)
+    assert torch.equal(ask(model, b, encoder_hidden_states_image=nobody), base)                 # nobody
     branch.set_identity(None)
     assert torch.equal(ask(model, b), base)                                                     # no identity
     branch.detach()

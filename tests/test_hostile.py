@@ -1,6 +1,7 @@
 """Bad input: one clear line on stderr, exit code 2, nothing half-written left behind."""
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from faceid_nb.app.recipes import open_recipe
 from faceid_nb.core.media import write_video
 from faceid_nb.world.people import random_people
 from faceid_nb.world.scenes import film, random_dance, take_photo
+from faceid_nb.world.tiny import tiny_pack
 
 SIZE = (192, 128)
 QUICK = ['inputs.n_dances=1', 'training.steps_a=2', 'training.steps_b=1', 'sampling.steps=1']
@@ -117,6 +119,19 @@ def test_lora_of_another_model(tmp_path, capsys, run):
     before = left(run)
     assert 'LoRA' in fails(capsys, 'generate', run, '--pose', tmp_path/'pose.mp4', '--lora', tmp_path/'other.safetensors', '--out', tmp_path/'out.mp4')
     assert left(run) == before and not (tmp_path/'out.mp4').exists()
+
+
+def test_face_branch_that_nothing_can_start_from(tmp_path, capsys, run):
+    (run/'train').mkdir()
+    own = run/'train'/'branch.safetensors'
+    own.write_bytes(b'what this run has learned')
+    before = left(run)
+    assert 'is not a file' in fails(capsys, 'train', run, f'model.face_branch={tmp_path/"none.safetensors"}')
+    assert 'of one person' in fails(capsys, 'train', run, f'model.face_branch={own}')
+    other = shutil.copytree(tiny_pack()[0], tmp_path/'packs')/'models'/'tiny'/'recogniser.onnx'
+    other.write_bytes(other.read_bytes() + b'of somebody else')
+    assert 'its own face pack' in fails(capsys, 'train', run, f'pack.root={tmp_path/"packs"}')
+    assert left(run) == before and own.read_bytes() == b'what this run has learned'
 
 
 def test_unknown_recipe(tmp_path, capsys):

@@ -123,7 +123,7 @@ def made(folder): return read_json(Path(folder)/'weights'/'card.json')['sha256']
 
 def test_pretraining_killed_twice_makes_the_same_weights(tmp_path, monkeypatch):
     pretrain(tmp_path/'whole', SMALL, population=population)
-    for name in ('vae_loss', 'denoiser_loss'):
+    for name in ('vae_loss', 'denoiser_loss', 'denoiser_loss'):  # the denoiser a second time together with its branch
         real, calls = getattr(world_pretrain, name), []
         def fatal(*args, **named):
             calls.append(1)

@@ -43,7 +43,7 @@ ARGUMENTS = {
     '--pose': dict(type=Path, help='pose clip to dance to'),
     '--prompt': dict(help='words for the clip'),
     '--lora': dict(type=Path, help='a LoRA file to use instead of the trained one'),
-    '--face-scale': dict(type=float, default=1., help='strength of the face branch, 0 is off (default 1)'),
+    '--face-scale': dict(type=float, help='strength of the face branch, 0 is off (default: sampling.face_scale of the recipe)'),
     '--out': dict(type=Path, help='where to write the clip'),
     'folders': dict(nargs='+', type=Path, metavar='run', help='run folders that were evaluated'),
     'names': dict(nargs='*', metavar='recipe', help='recipes to list (default: all)'),

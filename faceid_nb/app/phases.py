@@ -233,6 +233,7 @@ def run_train(
     folder:Path,     # Run folder
 )->Step:             # result: steps, first_loss, last_loss (means over 20 steps), resumed_at
     "The face, learned: a face branch and a LoRA"
+    start = branch_place(recipe)  # an error before anything is done
     folder, before = Path(folder), run_embed(recipe, folder)
     config = replace(recipe.training, shift=recipe.flow_shift, seed=recipe.training.seed + recipe.seed)
     key = config_hash([before.key, recipe.mapper, recipe.lora, config, recipe.model.dtype, model_hashes(recipe)])
@@ -241,7 +242,7 @@ def run_train(
         raise ValueError(f'face pack {pack_place(recipe)[1]} gives {len(identity.mean)} numbers a face, the mapper wants {recipe.mapper.id_dim}; set mapper.id_dim={len(identity.mean)}')
     def work(place):
         pipe = open_model(recipe)
-        branch = start_branch(pipe.transformer, recipe.mapper, torch.Generator().manual_seed(config.seed), branch_place(recipe))
+        branch = start_branch(pipe.transformer, recipe.mapper, torch.Generator().manual_seed(config.seed), start)
         add_lora(pipe.transformer, recipe.lora, torch.Generator().manual_seed(config.seed + 1))
         manifest = read_json(folder/'curate'/'manifest.json')
         cache = open_cache(place/'cache'/'cache.safetensors', key, lambda: photo_cache(pipe, manifest, folder/'curate', identity.photos, key=key))
@@ -312,7 +313,7 @@ def run_clip(
     folder:Path,                # Run folder
     pose:Path,                  # Pose clip
     prompt:str,                 # Words, `{trigger}` is filled in; empty takes the recipe's
-    face_scale:float,           # Strength of the face branch
+    face_scale:float|None,      # Strength of the face branch; None: the recipe's
     lora:Path|None,             # A LoRA file instead of the trained one
     out:Path,                   # Where to write the clip
 )->Path:                        # `out`
@@ -322,7 +323,8 @@ def run_clip(
     run_train(recipe, folder)
     pipe, branch = trained_pipe(recipe, folder, lora)
     words = (prompt or recipe.prompt).replace('{trigger}', recipe.trigger)
-    frames = generate(pipe, dance, words, replace(recipe.sampling, face_scale=face_scale), branch, person(folder))
+    sampling = recipe.sampling if face_scale is None else replace(recipe.sampling, face_scale=face_scale)
+    frames = generate(pipe, dance, words, sampling, branch, person(folder))
     return write_clip(out, frames, recipe.sampling.fps)
 
 # %% ../../nbs/7_app/72_phases.ipynb #47cedbe8

@@ -19,7 +19,7 @@ from typing import get_args, get_origin, get_type_hints
 from ..adapters.lora import EVERYWHERE, LoraSettings
 from ..adapters.mapper import MapperConfig
 from .steps import do_step
-from ..core.files import config_hash, read_json, write_atomic
+from ..core.files import config_hash, file_sha256, read_json, write_atomic
 from ..curation.crop import CropConfig, LargeCrop
 from ..curation.faces import FaceFinder, open_faces, pack_folder
 from ..curation.opencv import open_opencv, opencv_files
@@ -103,7 +103,7 @@ def tiny()->Recipe:
         model=ModelSource(licence='CC0-1.0', face_branch='tiny'), pack=PackSource(det_sides=(192, 384)), inputs=Inputs(drawn=True),
         curation=CurationConfig(same_person=.6, min_photos=6), mapper=MapperConfig(width=256, rank=32), lora=LoraSettings(targets=EVERYWHERE),
         training=TrainConfig(steps_a=40, steps_b=90, batch_size=8, lr_mapper=2e-4, lr_lora=2e-3, face_weight=6., drop_face=.5, ema_decay=.95, preview_every=65),
-        sampling=Sampling(steps=10, guidance_scale=1., face_scale=1.5))
+        sampling=Sampling(steps=8, guidance_scale=1., face_scale=2.))
 
 # %% ../../nbs/7_app/71_recipes.ipynb #9f8a518b
 def wan21_vace_1_3b()->Recipe:
@@ -214,10 +214,16 @@ def branch_place(
     recipe:Recipe,
 )->Path|None:       # File; None: a fresh branch
     "Where the face branch lies that the training starts from"
-    from faceid_nb.world.tiny import tiny_branch
+    from faceid_nb.world.tiny import tiny_branch, tiny_pack
     path = tiny_branch() if recipe.model.face_branch == 'tiny' else Path(recipe.model.face_branch).expanduser()
-    if not recipe.model.face_branch or path.is_file(): return path if recipe.model.face_branch else None
-    raise ValueError(f'{path} is not a file; model.face_branch wants a branch.safetensors of an earlier training, or nothing for a fresh one')
+    if not recipe.model.face_branch: return None
+    hashes = lambda pack: {f.name: file_sha256(f) for f in pack.glob('*.onnx')}
+    if path == tiny_branch() and hashes(pack_home(recipe)) != hashes(pack_folder(*tiny_pack())):
+        raise ValueError(f'the face branch of the embedded world reads the embeddings of its own face pack, not of {pack_place(recipe)[1]}; set model.face_branch= for a fresh one')
+    if not path.is_file(): raise ValueError(f'{path} is not a file; model.face_branch wants a file of save_branch that many people have taught, or nothing for a fresh one')
+    if path.parent.name == 'train' and (path.parent.parent/'run.json').is_file():
+        raise ValueError(f'{path} was learned from the photos of one person and belongs to that run; model.face_branch wants a branch of many people, or nothing for a fresh one')
+    return path
 
 def pack_place(
     recipe:Recipe,

@@ -91,7 +91,7 @@ def facts_of(
     recipe:Recipe,
 )->dict[str, dict[str, str]]:   # Heading -> name -> word
     "What was run with what, for the report"
-    choices = {name: str(value) for name, value in known_keys(recipe).items() if not name.startswith('inputs.') and name != 'pack.root'}
+    choices = {name: str(value) for name, value in known_keys(recipe).items() if not name.startswith('inputs.') and name not in ('pack.root', 'model.face_branch')}
     return {'models': {name: sha[:16] for name, sha in model_hashes(recipe).items()}, 'versions': package_versions(), 'choices': choices}
 
 # %% ../../nbs/7_app/73_results.ipynb #2508cb2d

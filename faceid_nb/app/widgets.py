@@ -55,7 +55,7 @@ def face_scale_slider(
     preview:Callable[[float], np.ndarray],  # face_scale -> clip (F, H, W, 3) uint8
     fps:float = 10.,                        # Frames a second
     start:float = 1.,                       # First strength
-    highest:float = 1.5,                    # Last strength of the slider
+    highest:float = 3.,                     # Last strength of the slider
 )->ScalePanel:
     "A panel that makes the clip again when the face is turned up or down"
     slider = ipywidgets.FloatSlider(value=start, min=0., max=highest, step=.25, description='face_scale', continuous_update=False)

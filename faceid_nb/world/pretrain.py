@@ -1,4 +1,4 @@
-"""After this you can make every shipped weight again from nothing, with one command that can be killed at any moment and goes on.
+"""After this you can train the video models of the embedded world from nothing, in stages that can be killed at any moment and go on.
 
 The autoencoder, the denoiser and its text encoder, trained on drawn clips alone, and the plan that trains everything.
 No photo, no download, no checkpoint of anybody else goes in; a seed and an hour of one GPU do."""
@@ -291,12 +291,12 @@ def train_denoiser(
     torch.manual_seed(plan.denoiser.seed)
     net, encoder, tokenizer, branch = tiny_transformer().to(device), tiny_text_encoder().to(device), tiny_tokenizer(), None
     text = TextRows.make(tokenizer, caption_table(), device)
+    reports['latents'] = dict(seconds=0., clips=0)
     @cache
     def reel(k):
         clock, seed = time.time(), plan.vae.seed + 1000*k
         out = latent_bank(vae, films(k), 64) | (dict(who=who_bank(plan.clips, seed, recogniser, device, plan.size, painters)) if population else {})
         print(f'reel {k}: latents of {plan.clips} clips in {time.time() - clock:.0f} s', flush=True)
-        reports.setdefault('latents', dict(seconds=0., clips=0))
         reports['latents'] = dict(seconds=round(reports['latents']['seconds'] + time.time() - clock, 1), clips=reports['latents']['clips'] + plan.clips)
         return out
     @cache
