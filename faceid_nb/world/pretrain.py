@@ -96,6 +96,7 @@ def vae_loss(
     generator:torch.Generator, # CPU
     part:float,                # How far the training is, 0 to 1: photos alone, then pieces, and whole clips from 0.8 on; faces are judged from 0.15 on
     through:Callable=pixel_loss, # Perhaps `graphed`
+    likeness:float=.25,        # What the cosine between the identities counts
 )->torch.Tensor:               # Loss, scalar
     "`pixel_loss` with faces five times, and the cosine between the identities before and after"
     g, dev, (h, w) = generator, films['pictures'].device, films['pictures'].shape[-2:]
@@ -119,7 +120,7 @@ def vae_loss(
     with torch.autocast(dev.type, torch.bfloat16, enabled=dev.type == 'cuda'):
         with torch.no_grad(): before = critic(align(pictures.flatten(0, 1)[pick], points[pick]))
         after = critic(align(out.transpose(1, 2).flatten(0, 1)[pick], points[pick]))
-    return loss + .25*(1 - F.cosine_similarity(before.float(), after.float())).mean()
+    return loss + likeness*(1 - F.cosine_similarity(before.float(), after.float())).mean()
 
 # %% ../../nbs/0_world/09_pretrain.ipynb #d2a3630a
 @torch.no_grad()
