@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['BARS', 'Exam', 'open_pack', 'faces_in', 'exam_detector', 'exam_recogniser', 'exam_vae', 'exam_untuned', 'held',
-           'examine', 'main', 'crowd_bank', 'crowd_loss', 'train_faces', 'pretrain']
+           'examine', 'main', 'crowd_bank', 'frame_bank', 'crowd_loss', 'train_faces', 'pretrain']
 
 # %% ../../nbs/0_world/10_card.ipynb #d276f5f9
 from argparse import ArgumentParser
 from contextlib import redirect_stdout
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -26,9 +26,9 @@ from tqdm.auto import tqdm
 
 from ..core.files import file_sha256, package_versions, read_json, write_json
 from ..core.flow import decode_video, encode_video
-from .facepack import Centres, Detector, Recogniser, anchor_loss, crowd, recogniser_loss, step_generator, tuning_loss, verification, worn, write_pack
+from .facepack import CLEAR, Centres, Detector, Recogniser, anchor_loss, crowd, recogniser_loss, step_generator, tuning_loss, verification, worn, write_pack
 from .people import random_people
-from .pretrain import TOY, Painters, Plan, _stage, film_bank, train_denoiser, train_vae
+from .pretrain import TOY, Critics, Painters, Plan, _stage, film_bank, train_denoiser, train_vae
 from .scenes import draw_pose, draw_scene, random_scenes
 from .tiny import NUM_FRAMES, SIZE
 
@@ -78,14 +78,14 @@ def exam_detector(
     "Pictures with nobody, one or several people: what share of the faces is found, and how many finds are none"
     g, hits, faces, wrong, finds, errors = torch.Generator().manual_seed(exam.seed), 0, 0, 0, 0, []
     for start in tqdm(range(0, exam.pictures, 16), desc='detector', leave=False):
-        pictures, points, boxes, there = crowd(16, g, (256, 256), 'cpu')
+        pictures, points, boxes, share = crowd(16, g, (256, 256), 'cpu')
         for i, picture in enumerate(_uint8(pictures)):
             found = faces_in(app, picture)
             centre = (boxes[i, :, :2] + boxes[i, :, 2:])/2
             span = ((boxes[i, :, 2] - boxes[i, :, 0])*(boxes[i, :, 3] - boxes[i, :, 1])).clamp(min=1).sqrt()
             near = torch.tensor([[float((centre[k] - torch.tensor((f.bbox[:2] + f.bbox[2:])/2)).norm()/span[k]) for f in found] for k in range(len(span))]).reshape(len(span), len(found))
             finds, wrong = finds + len(found), wrong + int((near.amin(0) > .5).sum()) if len(found) else wrong
-            for k in (there[i] & (span >= smallest)).nonzero()[:, 0].tolist():
+            for k in ((share[i] > CLEAR) & (span >= smallest)).nonzero()[:, 0].tolist():
                 faces += 1
                 if len(found) and near[k].min() < .5:
                     hits += 1
@@ -217,16 +217,26 @@ def crowd_bank(
     size:tuple[int, int],      # Height and width in pixels
     painters:Painters=Painters(), # How a person is drawn
     batch:int=64,              # Pictures drawn at once
-)->tuple:                      # Pictures uint8 (n, 3, H, W), keypoints, boxes and who is there, as `crowd` gives them
+)->tuple:                      # Pictures uint8 (n, 3, H, W), keypoints, boxes and shares, as `crowd` gives them
     "Crowds for the detector, drawn once"
     parts = [crowd(batch, step_generator(seed, start), size, device, person=painters.person) for start in range(0, n, batch)]
     return tuple(torch.cat([(part*255).round().byte() if i == 0 else part for part in column])[:n] for i, column in enumerate(zip(*parts)))
 
+@torch.no_grad()
+def frame_bank(n, seed, device, size, painters=Painters(), batch=256):
+    "Plain frames of one person each, as `crowd_bank` gives its pictures"
+    parts = []
+    for start in range(0, n, batch):
+        g = step_generator(seed, start)
+        pictures, truth = painters.scene(random_scenes(random_people(batch, g), g, 1).to(device), size)
+        parts.append(((pictures*255).round().byte(), truth['keypoints'][:, None].clone(), truth['face_box'][:, None].clone(), torch.ones(batch, 1, device=device)))
+    return tuple(torch.cat(column)[:n] for column in zip(*parts))
+
 def crowd_loss(detector, crowds, batch, generator):
     "`anchor_loss` on worn pictures of a bank"
     rows = torch.randint(len(crowds[0]), (batch,), generator=generator).to(crowds[0].device)
-    pictures, points, boxes, there = (part[rows] for part in crowds)
-    return anchor_loss(detector, worn(pictures.float()/255, generator), points, boxes, there)
+    pictures, points, boxes, share = (part[rows] for part in crowds)
+    return anchor_loss(detector, worn(pictures.float()/255, generator), points, boxes, share)
 
 # %% ../../nbs/0_world/10_card.ipynb #4d96a1f2
 def train_faces(
@@ -235,18 +245,19 @@ def train_faces(
     device:str,     # Where
     reports:dict,   # Filled with seconds and steps of each stage
     painters:Painters=Painters(), # How frames are drawn
-)->tuple[Detector, Recogniser, Recogniser]:  # Detector, recogniser, critic
-    "The face pack, and the critic that judges faces while the autoencoder learns"
-    critic = _recogniser(folder, 'critic', plan, plan.critic, device, reports, painters)
+)->tuple[Detector, Recogniser, Critics]:  # Detector, recogniser, critics
+    "The face pack, and the critics that judge faces while the autoencoder learns"
+    critics = Critics([_recogniser(folder, f'critic_{k}', plan, replace(plan.critic, seed=plan.critic.seed + k), device, reports, painters) for k in range(plan.critics)])
     recogniser = _recogniser(folder, 'recogniser', plan, plan.recogniser, device, reports, painters)
     torch.manual_seed(plan.detector.seed)
     detector = Detector().to(device).train()
     crowds = None if (Path(folder)/'detector.safetensors').exists() else crowd_bank(plan.crowds, plan.detector.seed, device, (max(plan.size[0]//64*64 + 64, 128),)*2, painters, plan.detector.batch)
-    _stage(folder, 'detector', dict(net=detector), lambda step, g: crowd_loss(detector, crowds, plan.detector.batch, g), plan.detector, reports)
+    frames = crowds and frame_bank(plan.crowds, plan.detector.seed + 1000, device, plan.size, painters, min(plan.crowds, 256))
+    _stage(folder, 'detector', dict(net=detector), lambda step, g: crowd_loss(detector, frames if step % 3 == 2 else crowds, plan.detector.batch, g), plan.detector, reports)
     teacher = deepcopy(recogniser)
     detector.train(), recogniser.train().requires_grad_(True)
     _stage(folder, 'tuning', dict(detector=detector, recogniser=recogniser), lambda step, g: tuning_loss(detector, recogniser, teacher, step, plan.tuning.batch, g, device, plan.size, painters.scene), plan.tuning, reports)
-    return detector.eval().requires_grad_(False), recogniser.eval().requires_grad_(False), critic
+    return detector.eval().requires_grad_(False), recogniser.eval().requires_grad_(False), critics
 
 # %% ../../nbs/0_world/10_card.ipynb #7edc2d43
 def pretrain(
@@ -259,9 +270,9 @@ def pretrain(
     folder, reports = Path(folder), {}
     folder.mkdir(parents=True, exist_ok=True)
     painters = Painters.on(device)
-    detector, recogniser, critic = train_faces(folder, plan, device, reports, painters)
+    detector, recogniser, critics = train_faces(folder, plan, device, reports, painters)
     films = lambda reel=0: film_bank(plan.clips, plan.vae.seed + 1000*reel, device, plan.size, painters)
-    vae = train_vae(folder, plan, device, critic, cache(films), reports)
+    vae = train_vae(folder, plan, device, critics, cache(films), reports)
     pipe, branch = train_denoiser(folder, plan, device, vae, recogniser, films, reports, painters, population)
     weights = folder/'weights'
     write_pack(weights/'faces'/'models'/'tiny', detector, recogniser)
