@@ -75,6 +75,26 @@ def test_curate_and_embed_on_real_photos(tmp_path, real_pack, capsys):
     assert 'kept' in capsys.readouterr().out
 
 
+def test_a_folder_of_odd_files_is_curated_in_little_memory(tmp_path, real_pack):
+    "formats/, hard/, no_face/ and art_nonhuman/ beside the photos of one person: the whole verb, and what it and its decoder need at most"
+    if not (ASSETS/'photos').is_dir(): pytest.skip('the real photos are not beside this checkout')
+    for group in (odd := ('formats', 'hard', 'no_face', 'art_nonhuman')) + ('subject_A',): shutil.copytree(ASSETS/'photos'/group, tmp_path/'photos'/group)
+    words = ['curate', tmp_path/'photos', '--recipe', 'wan21_vace_1_3b', '--pack-root', real_pack, '--pack', 'real', '--folder', tmp_path/'run']
+    script = f'''import resource, sys; from pathlib import Path; from faceid_nb.app.cli import main; from faceid_nb.curation.photos import IDLE
+code = main({[str(w) for w in words]!r})
+while IDLE: IDLE.pop().stop()
+own = [int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmHWM')] if sys.platform == 'linux' else [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024]
+print(code, own[0], resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)'''
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    code, own, child = done.stdout.split()[-3:]
+    print(f'peak {int(float(own))/1e6:.2f} GB, of the largest child {int(child)/1e6:.2f} GB')
+    assert code == '0' and float(own) < 1.5e6 and (sys.platform != 'linux' or int(child) < 1.5e6)
+    named = {p['file']: p for p in read_json(tmp_path/'run'/'curate'/'manifest.json')['photos']}
+    files = {p.relative_to(tmp_path/'photos').as_posix() for p in (tmp_path/'photos').rglob('*') if p.is_file() and p.suffix != '.npy'}
+    assert set(named) == files and all(p['reason'] and p['text'] for f, p in named.items() if f.split('/')[0] in odd)
+
+
 SMALL = ['curation.min_photos=3', 'pack.det_sides=192']
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from faceid_nb.core.media import fit_within
 from faceid_nb.curation import faces as finding
 from faceid_nb.curation.cache import USED, KeptLooks, load_look, look_key, save_look
 from faceid_nb.curation.faces import PLACES, Face, announce, chip, open_faces, pack_licence, roll, similarity, untwisted
@@ -94,6 +95,35 @@ def test_a_photo_on_its_head_as_it_came(assets, faces):
 
 def test_nothing_is_found_where_there_is_nobody(assets, faces):
     for path in list_photos(assets/'photos'/'no_face'): assert faces.find(read_photo(path).image) == [], path.name
+
+
+def counted(finder, monkeypatch):
+    runs, run = [], finder.app.det_model.session.run
+    monkeypatch.setattr(finder.app.det_model.session, 'run', lambda *words, **more: runs.append(1) or run(*words, **more))
+    return runs
+
+
+def test_an_empty_photo_costs_few_looks(assets, faces, monkeypatch):
+    photos, runs = [p for p in list_photos(assets/'photos'/'no_face')], counted(faces, monkeypatch)
+    for path in photos: faces.find(read_photo(path).image)
+    assert len(runs) <= 3*len(photos)  # 8 without the small look
+
+
+def test_the_small_look_hides_nobody(assets, faces, tmp_path, monkeypatch):
+    "What is found with the small look is what is found without it: whole photos, close-ups that need a border, faces of 64 pixels, each in four turns"
+    thorough, runs, looks = open_faces(*pack(assets, tmp_path), hint=0.), counted(faces, monkeypatch), 0
+    for path in [p for group in ('hard', 'no_face', 'others') for p in list_photos(assets/'photos'/group)][::2]:
+        image = read_photo(path).image
+        shown, page = [image], np.full((960, 1280, 3), 90, np.uint8)
+        for f in thorough.find(image)[:1]:
+            x0, y0, x1, y1 = f.box.clip(0).astype(int)
+            small = fit_within(image, tuple(int(n*64/min(f.width, f.height)) for n in image.shape[:2]))
+            page[:small.shape[0], 60:60 + small.shape[1]] = small[:960, :1220]
+            shown += [np.ascontiguousarray(image[y0:y1, x0:x1]), page]
+        for lying in (np.ascontiguousarray(np.rot90(s, k)) for s in shown for k in range(4)):
+            assert all(same(a, b) for a, b in zip(faces.find(lying), thorough.find(lying), strict=True)), path.name
+            looks += 1
+    print(f'{len(runs)/looks:.2f} looks a picture')
 
 
 def test_small_faces_of_a_large_photo(assets, faces):
@@ -306,7 +336,7 @@ def test_same_and_different_real_people(assets, finder, request):
     assert found.tar >= .97
 
 
-@pytest.mark.parametrize('groups', [('lfw_10x10',), ('subject_A', 'others')])
+@pytest.mark.parametrize('groups', [('lfw_10x10',), ('subject_A', 'others'), ('subject_A', 'others', 'groups', 'hard', 'no_face', 'art_nonhuman')])
 def test_pace_against_the_plain_loop(assets, tmp_path, groups):
     """The plain loop: cv2.imread and FaceAnalysis.get of the same pack (detection and recognition, 640 x 640, its own number of threads), nothing measured or kept.
     Ours: hash, decode in a process apart, find with turns, measure, thumbnail and write down. In turns, in one run; the best of three each, for the machine has other guests."""

@@ -101,4 +101,4 @@ def open_opencv(
     try: networks = Networks(YuNet(files[0], det_score), {'recognition': SFace(files[1])})
     except cv2.error as error: raise ValueError(f'OpenCV {cv2.__version__} cannot open the networks in {folder} ({str(error).strip().splitlines()[0][:120]}); fetch both files again') from error
     announce('of OpenCV', licence)
-    return FaceFinder(networks, {f.name: file_sha256(f) for f in files}, [tuple(size) for size in det_size], licence, sure)
+    return FaceFinder(networks, {f.name: file_sha256(f) for f in files}, [tuple(size) for size in det_size], licence, sure, hint=0.)
