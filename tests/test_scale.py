@@ -21,6 +21,7 @@ from faceid_nb.world.scenes import take_photo
 from faceid_nb.world.tiny import tiny_pack
 
 CONFIG = CurationConfig(same_person=.6, min_photos=2)
+NEEDS_RAY = pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason='Ray is an extra: pip install "faceid_nb[scale]"')
 FINDER = partial(open_faces, *tiny_pack(), det_size=((192, 192),))
 
 
@@ -89,19 +90,20 @@ def test_a_missing_line_is_noticed(album, done, tmp_path):
     assert content(tmp_path/'out') == content(done[0])
 
 
-def test_killed_and_still_byte_equal(album, done, tmp_path):
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=NEEDS_RAY)])
+def test_killed_and_still_byte_equal(album, done, tmp_path, workers):
     script = f'''
 from functools import partial; from pathlib import Path
 from faceid_nb.curation.faces import open_faces; from faceid_nb.curation.scale import look_at_many
 from faceid_nb.curation.select import CurationConfig; from faceid_nb.world.tiny import tiny_pack
-look_at_many(Path({str(album)!r}), Path({str(tmp_path/'out')!r}), partial(open_faces, *tiny_pack(), det_size=((192, 192),)), CurationConfig(same_person=.6, min_photos=2), 0, 4, False)'''
+look_at_many(Path({str(album)!r}), Path({str(tmp_path/'out')!r}), partial(open_faces, *tiny_pack(), det_size=((192, 192),)), CurationConfig(same_person=.6, min_photos=2), {workers}, 4, False)'''
     work = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', script])
     limit = time.monotonic() + 120
     while not list((tmp_path/'out').glob('shards/[!.]*')) and work.poll() is None and time.monotonic() < limit: time.sleep(.01)
     assert work.poll() is None
     work.send_signal(signal.SIGKILL)
     work.wait()
-    assert 0 < look(album, tmp_path/'out')[1] < 18
+    assert 0 < look(album, tmp_path/'out', workers)[1] < 18
     assert content(tmp_path/'out') == content(done[0])
 
 
@@ -137,7 +139,7 @@ def test_without_ray_the_error_says_what_to_install(album, tmp_path, monkeypatch
     with pytest.raises(ValueError, match=r'pip install "faceid_nb\[scale\]"'): look(album, tmp_path/'out', workers=2)
 
 
-@pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason='Ray is an extra: pip install "faceid_nb[scale]"')
+@NEEDS_RAY
 def test_through_ray_the_same_bytes(album, done, tmp_path):
     ray_data()
     paths, seen = look(album, tmp_path/'out', workers=2)
