@@ -190,7 +190,7 @@ def main(
     population=None,      # The module `adapters.population`; None: no face branch
 ):
     "The command `faceid pretrain`: makes every weight and its card; killed and called again, it goes on"
-    parser = ArgumentParser('faceid pretrain', description='Train the tiny models from nothing, then examine them on people they have not seen. The whole plan wants one large GPU for about an hour.')
+    parser = ArgumentParser('faceid pretrain', description='Train the tiny models from nothing, then examine them on people they have not seen. The whole plan wants one large GPU for a little over an hour.')
     parser.add_argument('folder', type=Path, help='where everything goes; what is shipped ends in FOLDER/weights')
     parser.add_argument('--toy', action='store_true', help='a few steps of everything on the CPU, to see that it runs; too few to examine')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
