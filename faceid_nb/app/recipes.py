@@ -103,7 +103,7 @@ def tiny()->Recipe:
         model=ModelSource(licence='CC0-1.0', face_branch='tiny'), pack=PackSource(det_sides=(192, 384)), inputs=Inputs(drawn=True),
         curation=CurationConfig(same_person=.6, min_photos=6), mapper=MapperConfig(width=256, rank=32), lora=LoraSettings(targets=EVERYWHERE),
         training=TrainConfig(steps_a=40, steps_b=90, batch_size=8, lr_mapper=2e-4, lr_lora=2e-3, face_weight=6., drop_face=.5, ema_decay=.95, preview_every=65),
-        sampling=Sampling(steps=8, guidance_scale=1., face_scale=2.))
+        sampling=Sampling(steps=4, guidance_scale=1., face_scale=2.))
 
 # %% ../../nbs/7_app/71_recipes.ipynb #9f8a518b
 def wan21_vace_1_3b()->Recipe:
