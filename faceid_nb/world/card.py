@@ -223,8 +223,15 @@ def crowd_bank(
     return tuple(torch.cat([(part*255).round().byte() if i == 0 else part for part in column])[:n] for i, column in enumerate(zip(*parts)))
 
 @torch.no_grad()
-def frame_bank(n, seed, device, size, painters=Painters(), batch=256):
-    "Plain frames of one person each, as `crowd_bank` gives its pictures"
+def frame_bank(
+    n:int,                     # How many frames
+    seed:int,                  # Seed
+    device:str,                # Where to draw and keep them
+    size:tuple[int, int],      # Height and width in pixels
+    painters:Painters=Painters(), # How a scene is drawn
+    batch:int=256,             # Frames drawn at once
+)->tuple:                      # As `crowd_bank`: pictures uint8 (n, 3, H, W), keypoints (n, 1, 5, 2), boxes (n, 1, 4), shares (n, 1)
+    "Plain frames of one person each, the face in full sight"
     parts = []
     for start in range(0, n, batch):
         g = step_generator(seed, start)
