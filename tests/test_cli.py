@@ -1,6 +1,7 @@
 """The `faceid` command from outside: fast help, verbs on real photos, stopping and going on."""
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -158,8 +159,9 @@ def test_scan_by_folder_and_for_one_person(family, tmp_path, capsys):
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='kill by signal')
-def test_a_stop_that_nobody_heard_is_said_again():
-    "SIGTERM in a finalizer, where Python drops every exception"
+@pytest.mark.parametrize('interrupts', [signal.default_int_handler, signal.SIG_IGN])
+def test_a_stop_that_nobody_heard_is_said_again(interrupts):
+    "SIGTERM in a finalizer, where Python drops every exception; also in the background of a script, where SIGINT is ignored"
     script = '''import os, signal, time, faceid_nb.app.cli as cli
 class Deaf:
     def __del__(self): os.kill(os.getpid(), signal.SIGTERM); time.sleep(.1)
@@ -168,5 +170,5 @@ def work(asked):
     time.sleep(60)
 cli._recipes = work
 raise SystemExit(cli.main(['recipes']))'''
-    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, timeout=50)
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, timeout=50, preexec_fn=lambda: signal.signal(signal.SIGINT, interrupts))
     assert done.returncode == 130 and 'goes on from here' in done.stderr, done.stderr

@@ -173,7 +173,7 @@ REMINDERS = []
 
 def _stopped(number, frame):
     "Stop now; and once more in three seconds, should this come where Python lets no exception out (a finalizer, a callback from C)"
-    REMINDERS.append(threading.Timer(3., os.kill, (os.getpid(), signal.SIGINT)))
+    REMINDERS.append(threading.Timer(3., os.kill, (os.getpid(), signal.SIGTERM)))  # a job in the background of a script ignores SIGINT
     REMINDERS[-1].daemon = True
     REMINDERS[-1].start()
     raise KeyboardInterrupt
