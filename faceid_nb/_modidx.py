@@ -836,6 +836,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                               'faceid_nb.training.objective.shared_padding': ( '4_training/objective.html#shared_padding',
                                                                                                'faceid_nb/training/objective.py')},
             'faceid_nb.world.card': { 'faceid_nb.world.card.Exam': ('0_world/card.html#exam', 'faceid_nb/world/card.py'),
+                                      'faceid_nb.world.card._bank': ('0_world/card.html#_bank', 'faceid_nb/world/card.py'),
                                       'faceid_nb.world.card._recogniser': ('0_world/card.html#_recogniser', 'faceid_nb/world/card.py'),
                                       'faceid_nb.world.card._uint8': ('0_world/card.html#_uint8', 'faceid_nb/world/card.py'),
                                       'faceid_nb.world.card.crowd_bank': ('0_world/card.html#crowd_bank', 'faceid_nb/world/card.py'),

@@ -209,6 +209,10 @@ def _recogniser(folder, name, plan, config, device, reports, painters):
     return net.eval().requires_grad_(False)
 
 # %% ../../nbs/0_world/10_card.ipynb #58044dd4
+def _bank(draw, n, seed, batch):
+    parts = [draw(step_generator(seed, start)) for start in range(0, n, batch)]
+    return tuple(torch.cat([(part*255).round().byte() if i == 0 else part for part in column])[:n] for i, column in enumerate(zip(*parts)))
+
 @torch.no_grad()
 def crowd_bank(
     n:int,                     # How many pictures
@@ -219,8 +223,7 @@ def crowd_bank(
     batch:int=64,              # Pictures drawn at once
 )->tuple:                      # Pictures uint8 (n, 3, H, W), keypoints, boxes and shares, as `crowd` gives them
     "Crowds for the detector, drawn once"
-    parts = [crowd(batch, step_generator(seed, start), size, device, person=painters.person) for start in range(0, n, batch)]
-    return tuple(torch.cat([(part*255).round().byte() if i == 0 else part for part in column])[:n] for i, column in enumerate(zip(*parts)))
+    return _bank(lambda g: crowd(batch, g, size, device, person=painters.person), n, seed, batch)
 
 @torch.no_grad()
 def frame_bank(
@@ -232,12 +235,10 @@ def frame_bank(
     batch:int=256,             # Frames drawn at once
 )->tuple:                      # As `crowd_bank`: pictures uint8 (n, 3, H, W), keypoints (n, 1, 5, 2), boxes (n, 1, 4), shares (n, 1)
     "Plain frames of one person each, the face in full sight"
-    parts = []
-    for start in range(0, n, batch):
-        g = step_generator(seed, start)
+    def one(g):
         pictures, truth = painters.scene(random_scenes(random_people(batch, g), g, 1).to(device), size)
-        parts.append(((pictures*255).round().byte(), truth['keypoints'][:, None].clone(), truth['face_box'][:, None].clone(), torch.ones(batch, 1, device=device)))
-    return tuple(torch.cat(column)[:n] for column in zip(*parts))
+        return pictures, truth['keypoints'][:, None].clone(), truth['face_box'][:, None].clone(), torch.ones(batch, 1, device=device)
+    return _bank(one, n, seed, batch)
 
 def crowd_loss(detector, crowds, batch, generator):
     "`anchor_loss` on worn pictures of a bank"
