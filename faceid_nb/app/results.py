@@ -181,10 +181,10 @@ def told(
     if step.name == 'curate':
         bad = [f'  {p.file}: {p.reason}, {p.text}' for p in load_manifest(place).photos if p.status == 'rejected']
         return '\n'.join([f'{r["kept"]} of {r["given"]} photos kept ({took})', *bad, *(f'  for a better likeness: {line}' for line in r['advice'])])
-    if step.name == 'embed': return f'{r["train"]} photos to learn from, {r["heldout"]} held out to judge by; two photos agree by {r["same"]:.2f} ({took})'
+    if step.name == 'embed': return f'{r["train"]} photos to learn from, {r["heldout"]} held out to judge by; two photos agree by {r["same"]:z.2f} ({took})'
     if step.name == 'train': return f'{r["steps"]} steps, loss {r["first_loss"]:.3f} -> {r["last_loss"]:.3f} ({took})'
     if step.name == 'generate': return f'{len(r["clips"])} clips in {place} ({took})'
-    return f'likeness {r["base"]["mean"]:.2f} before, {r["full"]["mean"]:.2f} after ({took})'
+    return f'likeness {r["base"]["mean"]:z.2f} before, {r["full"]["mean"]:z.2f} after ({took})'
 
 def results(
     folder:Path,     # Run folder, evaluated

@@ -81,7 +81,7 @@ def scored_frame(
     canvas = Image.new('RGB', (width, height + strip), '#17151c')
     canvas.paste(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS))
     if likeness is None: return np.asarray(canvas)
-    text = f'{likeness:.2f}' if found else 'no face'
+    text = f'{likeness:z.2f}' if found else 'no face'
     room = width - round(strip*2.3)
     bar = round(room*min(max(likeness, 0.), 1.))
     draw = ImageDraw.Draw(canvas)
@@ -120,7 +120,7 @@ def four_way_grid(
         columns = [] if pose is None else [headed(scored_frame(pose[i], height, None), 'the dance', 'what the model is told')]
         for name, frames in clips.items():
             one = None if scores is None else scores[name]
-            mean = '' if one is None else f'likeness {one.cosine.mean():.2f}'
+            mean = '' if one is None else f'likeness {one.cosine.mean():z.2f}'
             drawn = scored_frame(frames[i], height, None if one is None else float(one.cosine[i]), one is None or bool(one.found[i]), COLOURS.get(name, '#d6456a'))
             columns.append(headed(drawn, shown_name(name), mean, COLOURS.get(name, '#f6f2ec')))
         grid.append(np.concatenate([part for column in columns for part in (column, gap)][:-1], axis=1))
@@ -157,12 +157,12 @@ def likeness_bars(
     "Likeness of each configuration on the road from a stranger to the real person"
     def at(value): return min(max(4 + 90*(value - stranger)/max(real - stranger, 1e-6), 0), 100)
     ends = f'<i class=end style="left:{at(stranger):.1f}%"></i><i class=end style="left:{at(real):.1f}%"></i>'
-    rows = [f'<div class="bar axis"><b></b><div><span style="left:{at(stranger):.1f}%">nobody<br><em>{stranger:.2f}</em></span>'
-        f'<span class=right style="right:{100-at(real):.1f}%">this person<br><em>{real:.2f}</em></span></div><u></u></div>']
+    rows = [f'<div class="bar axis"><b></b><div><span style="left:{at(stranger):.1f}%">nobody<br><em>{stranger:z.2f}</em></span>'
+        f'<span class=right style="right:{100-at(real):.1f}%">this person<br><em>{real:z.2f}</em></span></div><u></u></div>']
     for name, row in summaries.items():
         colour = COLOURS.get(name, '#d6456a')
         whisker = '' if row['low'] is None else f'<s style="left:{at(row["low"]):.1f}%;width:{at(row["high"])-at(row["low"]):.1f}%"></s>'
-        rows.append(f'<div class=bar><b>{escape(shown_name(name))}</b><div class=track><p style="left:{at(stranger):.1f}%;width:{max(at(row["mean"])-at(stranger), .6):.1f}%;background:{colour}"></p>{ends}{whisker}</div><u>{row["mean"]:.2f}</u></div>')
+        rows.append(f'<div class=bar><b>{escape(shown_name(name))}</b><div class=track><p style="left:{at(stranger):.1f}%;width:{max(at(row["mean"])-at(stranger), .6):.1f}%;background:{colour}"></p>{ends}{whisker}</div><u>{row["mean"]:z.2f}</u></div>')
     return f'<div class=bars>{"".join(rows)}</div>'
 
 # %% ../../nbs/6_evaluation/64_report.ipynb #ae7b8cea
@@ -230,11 +230,11 @@ def headline(
 )->tuple[str, str]:                                        # The large number, and the sentence beside it
     "The one number of a run: how far along the road from nobody to this person"
     name, row = list(summaries.items())[-1]
-    if real <= stranger: return '?', f'The recogniser cannot tell this person ({real:.2f}) from a stranger ({stranger:.2f}), so nothing can be said about likeness.'
+    if real <= stranger: return '?', f'The recogniser cannot tell this person ({real:z.2f}) from a stranger ({stranger:z.2f}), so nothing can be said about likeness.'
     share = along_the_road(row['mean'], stranger, real)
     faceless = '' if row['no_face_rate'] == 0 else f' In {100*row["no_face_rate"]:.1f} % of the frames no face was found; they count as 0.'
-    return f'{100*share:.0f} %', (f'of the way from nobody to this person, with {shown_name(name)}: likeness {row["mean"]:.2f}, where a stranger scores '
-        f'{stranger:.2f} and real photos score {real:.2f}. {row["frames"]} frames of {row["clips"]} unseen dances.{faceless}')
+    return f'{100*share:.0f} %', (f'of the way from nobody to this person, with {shown_name(name)}: likeness {row["mean"]:z.2f}, where a stranger scores '
+        f'{stranger:z.2f} and real photos score {real:z.2f}. {row["frames"]} frames of {row["clips"]} unseen dances.{faceless}')
 
 # %% ../../nbs/6_evaluation/64_report.ipynb #e031cf27
 def number_table(
@@ -247,9 +247,9 @@ def number_table(
     body = []
     for name, row in summaries.items():
         moves = motion.get(name, {})
-        span = '–' if row['low'] is None else f"{row['low']:.2f} to {row['high']:.2f}"
-        cells = [f"<b>{row['mean']:.2f}</b>", span, f"{row['median']:.2f}", f"{row['spread']:.2f}", f"{row['worst']:.2f}", f"{100*row['no_face_rate']:.1f} %", str(row['frames']),
-            cell(moves.get('pose_error'), '{:.1%}'), cell(moves.get('steadiness'), '{:.2f}'), cell(moves.get('movement'), '{:.1%}')]
+        span = '–' if row['low'] is None else f"{row['low']:z.2f} to {row['high']:z.2f}"
+        cells = [f"<b>{row['mean']:z.2f}</b>", span, f"{row['median']:z.2f}", f"{row['spread']:z.2f}", f"{row['worst']:z.2f}", f"{100*row['no_face_rate']:.1f} %", str(row['frames']),
+            cell(moves.get('pose_error'), '{:.1%}'), cell(moves.get('steadiness'), '{:z.2f}'), cell(moves.get('movement'), '{:.1%}')]
         body.append(f'<tr><th>{escape(shown_name(name))}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>')
     return f'<div class=wide><table><tr>{"".join(f"<th>{h}</th>" for h in head)}</tr>{"".join(body)}</table></div>'
 
@@ -273,7 +273,7 @@ main{max-width:1120px;margin:0 auto;padding:28px 18px 60px}h1{font-size:clamp(22
 svg .g{stroke:var(--line)}svg .e{stroke:var(--soft);stroke-dasharray:3 4}svg .c{fill:none;stroke-width:2.2;stroke-linejoin:round}svg .n{stroke:var(--card);stroke-width:1}
 .key{display:flex;flex-wrap:wrap;gap:16px;font-size:13px;color:var(--soft);margin-bottom:10px}.key span::before{content:"";display:inline-block;width:18px;height:4px;border-radius:2px;background:var(--k);margin-right:6px;vertical-align:middle}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:14px}th,td{padding:7px 10px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}th:first-child{text-align:left}tr:first-child th{color:var(--soft);font-weight:500}tr:last-child>*{border:0}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(260px,1fr));gap:14px}.facts h3{margin:0 0 6px;font-size:14px}.facts dl{display:grid;grid-template-columns:auto 1fr;gap:2px 12px;margin:0;font-size:13px}.facts dt{color:var(--soft)}.facts dd{margin:0;overflow-wrap:anywhere;font-family:ui-monospace,Menlo,Consolas,monospace;font-size:12px}
+.facts{display:grid;align-items:start;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:14px}.facts h3{margin:0 0 6px;font-size:14px}.facts dl{display:grid;grid-template-columns:fit-content(58%) minmax(0,1fr);gap:2px 12px;margin:0;font-size:13px}.facts dt{color:var(--soft);overflow-wrap:anywhere}.facts dd{margin:0;overflow-wrap:anywhere;font-family:ui-monospace,Menlo,Consolas,monospace;font-size:12px}
 summary{cursor:pointer;margin:14px 0;color:var(--soft)}@media(max-width:640px){.hero{display:block}.hero p{margin-top:10px}.stage{grid-template-columns:1fr 1fr}.stage figure:first-child{grid-column:1/-1;width:50%;margin:0 auto}.card{padding:14px}.bar{grid-template-columns:70px 1fr 40px;gap:8px}}
 '''
 
@@ -289,7 +289,7 @@ def stage(
     def figure(frames, name, number): return f'<figure><video src="{clip_uri(frames, data.fps)}" autoplay loop muted playsinline></video><figcaption>{escape(name)}<i>{number}</i></figcaption></figure>'
     cells = [figure(data.poses[dance], 'the dance', '')]
     for name, by in data.clips.items():
-        cells.append(figure(by[dance], shown_name(name), f'<span style="color:{COLOURS.get(name, "inherit")}">{data.scores[name][dance].cosine.mean():.2f}</span>'))
+        cells.append(figure(by[dance], shown_name(name), f'<span style="color:{COLOURS.get(name, "inherit")}">{data.scores[name][dance].cosine.mean():z.2f}</span>'))
     return f'<div class=stage>{"".join(cells)}</div>'
 
 # %% ../../nbs/6_evaluation/64_report.ipynb #11ee4614

@@ -106,7 +106,7 @@ def format_table(
     head = f"{'':10s}{'mean':>7s}{'95 % interval':>17s}{'median':>8s}{'spread':>8s}{'worst 5%':>10s}{'no face':>9s}{'frames':>8s}"
     lines = [head, '-'*len(head)]
     for name, row in summaries.items():
-        span = '-' if row['low'] is None else f"{row['low']:.2f} to {row['high']:.2f}"
+        span = '-' if row['low'] is None else f"{row['low']:z.2f} to {row['high']:z.2f}"
         lines.append(f"{name:10s}{row['mean']:7.3f}{span:>17s}{row['median']:8.3f}{row['spread']:8.3f}{row['worst']:10.3f}"
             f"{100*row['no_face_rate']:8.1f}%{row['frames']:8d}")
     return '\n'.join(lines)
