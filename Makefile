@@ -52,7 +52,7 @@ demo: $(STAMP) ## photos and dances of a drawn person in, four videos and a repo
 	HF_HUB_OFFLINE=1 $(BIN)/faceid demo $(ARGS)
 
 test: lint notebooks ## everything: linter, every notebook, the laws and contracts in tests/
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests
 
 lint: $(STAMP) ## names that are undefined or unused
 	$(BIN)/ruff check --quiet --select F821,F401 --per-file-ignores '__init__.py:F401' faceid_nb

@@ -1,4 +1,5 @@
-"""What the tests share: the tree they look at, and the real photos and models when they lie beside the project."""
+"""What the tests share: the tree they look at, the machine they run on, and the real photos and models when they lie beside the project."""
+import fcntl
 from pathlib import Path
 import os
 import shutil
@@ -8,6 +9,24 @@ import pytest
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 ROOT = Path(__file__).resolve().parent.parent
+LONGEST = ()
+
+
+def pytest_collection_modifyitems(items):
+    "The files that take longest come first, so that no worker is left alone with one at the end"
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    "Workers run side by side, but who measures has the room for itself: it waits until the others are out, and meanwhile nobody passes the door"
+    with open(ROOT/'pyproject.toml') as door, open(__file__) as room:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if item.get_closest_marker('alone') else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        try: return (yield)
+        finally: fcntl.flock(room, fcntl.LOCK_UN)
 
 
 def files_of(root):

@@ -336,6 +336,7 @@ def test_same_and_different_real_people(assets, finder, request):
     assert found.tar >= .97
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize('groups', [('lfw_10x10',), ('subject_A', 'others'), ('subject_A', 'others', 'groups', 'hard', 'no_face', 'art_nonhuman')])
 def test_pace_against_the_plain_loop(assets, tmp_path, groups):
     """The plain loop: cv2.imread and FaceAnalysis.get of the same pack (detection and recognition, 640 x 640, its own number of threads), nothing measured or kept.
