@@ -25,9 +25,9 @@ def test_weights_are_small_and_hold_no_code(card):
 
 
 def test_the_card_says_how_the_weights_were_made(card):
-    assert set(card['stages']) == {'critic', 'critic_0', 'critic_1', 'critic_2', 'recogniser', 'detector', 'tuning', 'vae', 'decoder', 'latents', 'denoiser', 'together'}
+    assert set(card['stages']) == {'critic', 'critic_0', 'critic_1', 'critic_2', 'recogniser', 'detector', 'tuning', 'vae', 'decoder', 'latents', 'denoiser', 'together', 'likeness'}
     assert {'plan', 'minutes', 'device', 'versions', 'exam', 'figures'} <= set(card)
-    assert all('seed' in card['plan'][name] for name in ('critic', 'recogniser', 'detector', 'tuning', 'vae', 'decoder', 'denoiser', 'together'))
+    assert all('seed' in card['plan'][name] for name in ('critic', 'recogniser', 'detector', 'tuning', 'vae', 'decoder', 'denoiser', 'together', 'likeness'))
 
 
 def test_the_card_reports_every_bar_and_never_a_better_one(card):

@@ -115,15 +115,15 @@ def test_a_subject_of_any_size_has_its_truncated_file(tmp_path):
 
 # ---- training from nothing
 
-SMALL = replace(TOY, clips=2, size=(64, 64), vae=replace(TOY.vae, save_every=1), denoiser=replace(TOY.denoiser, save_every=1), together=replace(TOY.together, save_every=1))
+SMALL = replace(TOY, clips=2, size=(64, 64), vae=replace(TOY.vae, save_every=1), denoiser=replace(TOY.denoiser, save_every=1), together=replace(TOY.together, save_every=1), likeness=replace(TOY.likeness, save_every=1))
 
 
 def made(folder): return read_json(Path(folder)/'weights'/'card.json')['sha256']
 
 
-def test_pretraining_killed_twice_makes_the_same_weights(tmp_path, monkeypatch):
+def test_pretraining_killed_in_four_stages_makes_the_same_weights(tmp_path, monkeypatch):
     pretrain(tmp_path/'whole', SMALL, population=population)
-    for name in ('vae_loss', 'denoiser_loss', 'denoiser_loss'):  # the denoiser a second time together with its branch
+    for name in ('vae_loss', 'denoiser_loss', 'denoiser_loss', 'denoiser_loss'):  # the denoiser again together with its branch, and again with the faces judged
         real, calls = getattr(world_pretrain, name), []
         def fatal(*args, **named):
             calls.append(1)

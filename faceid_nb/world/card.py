@@ -28,8 +28,8 @@ from ..core.files import file_sha256, package_versions, read_json, write_json
 from ..core.flow import decode_video, encode_video
 from .facepack import CLEAR, Centres, Detector, Recogniser, anchor_loss, crowd, recogniser_loss, step_generator, tuning_loss, verification, worn, write_pack
 from .people import random_people
-from .pretrain import TOY, Critics, Painters, Plan, _stage, film_bank, train_denoiser, train_vae
-from .scenes import draw_pose, draw_scene, random_scenes
+from .pretrain import TOY, Critics, Plan, _stage, film_bank, train_denoiser, train_vae
+from .scenes import Painters, draw_pose, draw_scene, random_scenes
 from .tiny import NUM_FRAMES, SIZE
 
 # %% ../../nbs/0_world/10_card.ipynb #6ca80713
@@ -190,7 +190,7 @@ def main(
     population=None,      # The module `adapters.population`; None: no face branch
 ):
     "The command `faceid pretrain`: makes every weight and its card; killed and called again, it goes on"
-    parser = ArgumentParser('faceid pretrain', description='Train the tiny models from nothing, then examine them on people they have not seen. The whole plan wants one large GPU for a little over an hour.')
+    parser = ArgumentParser('faceid pretrain', description='Train the tiny models from nothing, then examine them on people they have not seen. The whole plan wants one large GPU for a little over two hours.')
     parser.add_argument('folder', type=Path, help='where everything goes; what is shipped ends in FOLDER/weights')
     parser.add_argument('--toy', action='store_true', help='a few steps of everything on the CPU, to see that it runs; too few to examine')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
@@ -281,7 +281,7 @@ def pretrain(
     detector, recogniser, critics = train_faces(folder, plan, device, reports, painters)
     films = lambda reel=0: film_bank(plan.clips, plan.vae.seed + 1000*reel, device, plan.size, painters)
     vae = train_vae(folder, plan, device, critics, cache(films), reports)
-    pipe, branch = train_denoiser(folder, plan, device, vae, recogniser, films, reports, painters, population)
+    pipe, branch = train_denoiser(folder, plan, device, vae, recogniser, films, reports, painters, population, critics)
     weights = folder/'weights'
     write_pack(weights/'faces'/'models'/'tiny', detector, recogniser)
     if branch:

@@ -7,8 +7,8 @@ What comes out is what a phone gives: clips, pose clips, and a folder of photos 
 
 # %% auto #0
 __all__ = ['RANGES', 'COLOURS', 'PLACES', 'SHOTS', 'LIMBS', 'LIMB_COLOURS', 'ROWS', 'PHOTO_KINDS', 'BAD', 'random_dance', 'Scene',
-           'random_scenes', 'draw_place', 'draw_scene', 'draw_pose', 'swift', 'take_photo', 'film', 'write_subject',
-           'write_dances']
+           'random_scenes', 'draw_place', 'draw_scene', 'draw_pose', 'swift', 'Painters', 'take_photo', 'film',
+           'write_subject', 'write_dances']
 
 # %% ../../nbs/0_world/07_scenes.ipynb #b9559587
 from collections.abc import Callable
@@ -220,6 +220,18 @@ def swift(
         if isinstance(parts[0], torch.Tensor): return torch.cat(parts)[:n]
         return torch.cat([p for p, _ in parts])[:n], {k: torch.cat([t[k] for _, t in parts])[:n] for k in parts[0][1]}
     return chunked
+
+@dataclass(frozen=True)
+class Painters:
+    "How things are drawn during a training"
+    scene:Callable=draw_scene
+    pose:Callable=draw_pose
+    person:Callable=draw_person
+
+    @classmethod
+    def on(cls, device):
+        "Compiled on `cuda`, plain elsewhere"
+        return cls(swift(draw_scene, device), swift(draw_pose, device), torch.compile(draw_person, dynamic=False) if device == 'cuda' else draw_person)
 
 # %% ../../nbs/0_world/07_scenes.ipynb #95f941aa
 PHOTO_KINDS = dict(single=None, group='multi_face', distant='distant', blurred='blurry', dark=None, profile=None, occluded='partial', cut_off='partial', another='not_subject', nobody='no_face')

@@ -187,7 +187,7 @@ def whole_clip(
             x = torch.cat([x[:, :, :1], rest], 2)
         x = self.resample(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (b, -1)).transpose(1, 2)
         return torch.cat([x[:, :, :1], self.time_conv(x)], 2) if self.mode == 'downsample3d' and t > 1 else x
-    parts = [m for m in vae.modules() if isinstance(m, WanResample)]
+    parts = [m for m in vae.modules() if isinstance(m, WanResample) and 'forward' not in vars(m)]   # none when it is open already
     for m in parts: m.forward = lambda x, feat_cache=None, feat_idx=None, m=m: forward(m, x)
     try: yield vae
     finally:
