@@ -9,7 +9,7 @@ import pytest
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 ROOT = Path(__file__).resolve().parent.parent
-LONGEST = ()
+LONGEST = ('test_pace', 'test_runs', 'test_finding', 'test_papermill', 'test_world', 'test_cli', 'test_choosing', 'test_curation')
 
 
 def pytest_collection_modifyitems(items):
@@ -62,10 +62,15 @@ def assets():
 
 
 @pytest.fixture(scope='session')
-def real_faces(assets, tmp_path_factory):
-    "Real face models, arranged as a pack: SCRFD 500M and MobileFaceNet"
-    from faceid_nb.curation.faces import open_faces
+def real_pack(assets, tmp_path_factory):
+    "Real face models, arranged as a pack: its root and its name: SCRFD 500M and MobileFaceNet"
     folder = tmp_path_factory.mktemp('pack')/'models'/'real'
     folder.mkdir(parents=True)
     for name in ('scrfd_500m_kps.onnx', 'mobilefacenet_y1_arcface_128d.onnx'): shutil.copy(assets/'face_models'/name, folder)
-    return open_faces(folder.parent.parent, 'real')
+    return folder.parent.parent, 'real'
+
+
+@pytest.fixture(scope='session')
+def real_faces(real_pack):
+    from faceid_nb.curation.faces import open_faces
+    return open_faces(*real_pack)

@@ -315,7 +315,7 @@ def test_calibration_from_a_folder_of_people(real_faces, assets, tmp_path):
 
 def test_no_two_different_real_photos_are_copies(photos, real_faces):
     own, lfw = photos['subject_A'], photos['lfw_10x10']
-    assert {(own[i].file[-20:], own[j].file[-20:]) for i, j in alike(own, REAL)} == {(f'subject_A/img11.jpg'[-20:], 'img11_reflection.jpg')}
+    assert {(own[i].file[-20:], own[j].file[-20:]) for i, j in alike(own, REAL)} == {('subject_A/img11.jpg'[-20:], 'img11_reflection.jpg')}
     assert alike(lfw, REAL) == {}
     drawn = np.stack([l.closeups[0].ravel() for l in lfw])
     e = np.stack([l.faces[0].embedding for l in lfw])

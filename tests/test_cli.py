@@ -25,7 +25,6 @@ def faceid(*words, timeout=300):
     return subprocess.run([*FACEID, *map(str, words)], capture_output=True, text=True, timeout=timeout)
 
 
-@pytest.mark.alone
 def test_help_is_fast_and_lists_the_verbs():
     start = time.perf_counter()
     done = faceid('--help')

@@ -1,5 +1,4 @@
 """Reading whatever people have: every format upright and in the right colours, everything else named, and nothing that a file does reaches this process."""
-import io
 import json
 import os
 import subprocess
@@ -252,7 +251,6 @@ def test_no_program_is_started_for_a_picture(tmp_path):
     assert 'no picture that Pillow can read' in why(tmp_path/'a.jpg')
 
 
-@pytest.mark.alone
 def test_bombs_are_refused_at_once(tmp_path):
     Image.new('1', (9000, 9000)).save(tmp_path/'a.png')
     Image.new('1', (9000, 9000)).save(tmp_path/'a.tif', compression='group4')
@@ -408,7 +406,6 @@ REFUSED = {'200MP.heic': '199756800 pixels', 'corrupted.heic': 'no picture', 'de
            'crash-1152ec2d1a1a71395b6f2ce6721c38924d025bf3.tif': 'decoder error', 'truncated_end_chunk.png': 'Truncated File Read'}
 
 
-@pytest.mark.alone
 def test_every_real_file_is_read_or_named(assets):
     "formats/, hard/, no_face/ and art_nonhuman/ of the real photos, with the memory of everything that reads them"
     script = f'''import json, resource, sys, time; from pathlib import Path; from faceid_nb.curation.photos import *
