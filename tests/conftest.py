@@ -4,6 +4,7 @@ from pathlib import Path
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -18,23 +19,23 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
+def take(file, how, whose):
+    "The lock on `file`; waiting for it is said, for a test run that stands still should say why"
+    try: fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if how == fcntl.LOCK_EX: print(f'{whose} waits until the tests beside it are done', file=sys.__stderr__, flush=True)
+        fcntl.flock(file, how)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    "Workers run side by side, but who measures has the room for itself: it waits until the others are out, and meanwhile nobody passes the door"
+    "Workers run side by side, but who compares times has the room for itself: it waits until the others are out, and meanwhile nobody passes the door"
     with open(ROOT/'pyproject.toml') as door, open(__file__) as room:
         fcntl.flock(door, fcntl.LOCK_EX)
-        fcntl.flock(room, fcntl.LOCK_EX if item.get_closest_marker('alone') else fcntl.LOCK_SH)
+        take(room, fcntl.LOCK_EX if item.get_closest_marker('alone') else fcntl.LOCK_SH, item.nodeid)
         fcntl.flock(door, fcntl.LOCK_UN)
         try: return (yield)
         finally: fcntl.flock(room, fcntl.LOCK_UN)
-
-
-def files_of(root):
-    "The files of the project: what git tracks or would track; without git, all but what is made"
-    asked = subprocess.run(['git', 'ls-files', '--cached', '--others', '--exclude-standard'], cwd=root, capture_output=True, text=True)
-    if asked.returncode == 0: paths = [root/line for line in asked.stdout.splitlines()]
-    else: paths = [p for p in root.rglob('*') if not {'.venv', '.git', 'runs', '_docs', '_proc', 'build', '__pycache__'} & set(p.relative_to(root).parts[:-1])]
-    return sorted(p for p in paths if p.is_file())
 
 
 @pytest.fixture(scope='session')

@@ -62,7 +62,7 @@ def face_error(
     points, seen = (torch.cat([bank[k][rows[pick], t] for t in times]) for k in ('points', 'seen'))
     lack = 1 - F.cosine_similarity(look(torch.cat([clips[each, :, t] for t in times]), points).float(), seen.float())
     count = told[pick].float().repeat(len(times))
-    return (lack*count).sum()/count.sum().clamp(min=1)
+    return lack.where(count > 0, 0.).sum()/count.sum().clamp(min=1)
 
 # %% ../../nbs/3_adapters/34_population.ipynb #a916e1e7
 def save_half(

@@ -107,6 +107,6 @@ def format_table(
     lines = [head, '-'*len(head)]
     for name, row in summaries.items():
         span = '-' if row['low'] is None else f"{row['low']:z.2f} to {row['high']:z.2f}"
-        lines.append(f"{name:10s}{row['mean']:7.3f}{span:>17s}{row['median']:8.3f}{row['spread']:8.3f}{row['worst']:10.3f}"
+        lines.append(f"{name:10s}{row['mean']:z7.3f}{span:>17s}{row['median']:z8.3f}{row['spread']:z8.3f}{row['worst']:z10.3f}"
             f"{100*row['no_face_rate']:8.1f}%{row['frames']:8d}")
     return '\n'.join(lines)

@@ -190,7 +190,7 @@ def main(
     population=None,      # The module `adapters.population`; None: no face branch
 ):
     "The command `faceid pretrain`: makes every weight and its card; killed and called again, it goes on"
-    parser = ArgumentParser('faceid pretrain', description='Train the tiny models from nothing, then examine them on people they have not seen. The whole plan wants one large GPU for a little over two hours.')
+    parser = ArgumentParser('faceid pretrain', description='Train the tiny models from nothing, then examine them on people they have not seen. The whole plan wants one large GPU for some two and a half hours, by the times of its stages; in one piece it has been run at toy size only.')
     parser.add_argument('folder', type=Path, help='where everything goes; what is shipped ends in FOLDER/weights')
     parser.add_argument('--toy', action='store_true', help='a few steps of everything on the CPU, to see that it runs; too few to examine')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
@@ -254,7 +254,7 @@ def train_faces(
     reports:dict,   # Filled with seconds and steps of each stage
     painters:Painters=Painters(), # How frames are drawn
 )->tuple[Detector, Recogniser, Critics]:  # Detector, recogniser, critics
-    "The face pack, and the critics that judge faces while the autoencoder learns"
+    "The face pack, and the critics that judge faces while the autoencoder and the denoiser learn"
     critics = Critics([_recogniser(folder, f'critic_{k}', plan, replace(plan.critic, seed=plan.critic.seed + k), device, reports, painters) for k in range(plan.critics)])
     recogniser = _recogniser(folder, 'recogniser', plan, plan.recogniser, device, reports, painters)
     torch.manual_seed(plan.detector.seed)
