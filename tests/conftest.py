@@ -38,6 +38,14 @@ def pytest_runtest_protocol(item):
         finally: fcntl.flock(room, fcntl.LOCK_UN)
 
 
+def files_of(root):
+    "The files of the project: what git tracks or would track; without git, all but what is made"
+    asked = subprocess.run(['git', 'ls-files', '--cached', '--others', '--exclude-standard'], cwd=root, capture_output=True, text=True)
+    if asked.returncode == 0: paths = [root/line for line in asked.stdout.splitlines()]
+    else: paths = [p for p in root.rglob('*') if not {'.venv', '.git', 'runs', '_docs', '_proc', 'build', '__pycache__'} & set(p.relative_to(root).parts[:-1])]
+    return sorted(p for p in paths if p.is_file())
+
+
 @pytest.fixture(scope='session')
 def root(): return ROOT
 
