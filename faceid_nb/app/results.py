@@ -197,15 +197,18 @@ def results(
 
 # %% ../../nbs/7_app/73_results.ipynb #9410670c
 def compare(
-    folders:list[Path],  # Run folders, evaluated; ValueError names the one that is not
+    folders:list[Path],  # Run folders; those that were not evaluated are named below the table, ValueError when there is no other
 )->str:
     "Mean likeness of several runs, a row each, with the mean and the worst of all rows"
-    missing = [str(folder) for folder in folders if not (Path(folder)/'summary.json').is_file()]
-    if missing: raise ValueError(f'{missing[0]} holds no summary.json; give run folders that were evaluated (`faceid evaluate RUN`)')
     if not folders: raise ValueError('no run folder given; name at least one, for example runs/demo')
+    missing = [str(folder) for folder in folders if not (Path(folder)/'summary.json').is_file()]
+    folders = [folder for folder in folders if str(folder) not in missing]
+    if not folders: raise ValueError(f'{missing[0]} holds no summary.json; give run folders that were evaluated (`faceid evaluate RUN`)')
     runs = [read_json(Path(folder)/'summary.json') for folder in folders]
+    called = [f'{run["subject"]}, seed {run["seed"]}' for run in runs]
     names = [*runs[0]['identity']]
-    table = {f'{run["subject"]}, seed {run["seed"]}': [run['identity'][name]['mean'] for name in names] for run in runs}
+    called = [f'{one} ({folder})' if called.count(one) > 1 else one for one, folder in zip(called, folders)]
+    table = {one: [run['identity'][name]['mean'] for name in names] for one, run in zip(called, runs, strict=True)}
     columns = [*zip(*table.values())]
     table |= {'mean': [sum(column)/len(column) for column in columns], 'lowest': [min(column) for column in columns], 'highest': [max(column) for column in columns]}
     wide = max(map(len, table)) + 2
@@ -213,4 +216,5 @@ def compare(
     frames = [run['identity']['full']['frames'] for run in runs] + [sum(run['identity']['full']['frames'] for run in runs)]
     lines = [f'{name:{wide}s}' + ''.join(f'{value:10.3f}' for value in row) for name, row in table.items()]
     lines = [line + f'{count:10d}' for line, count in zip(lines, frames)] + lines[len(frames):]
-    return '\n'.join([head, '-'*len(head), *lines[:len(runs)], '-'*len(head), *lines[len(runs):]])
+    left = [f'left out, not evaluated: {", ".join(missing)}'] if missing else []
+    return '\n'.join([head, '-'*len(head), *lines[:len(runs)], '-'*len(head), *lines[len(runs):], *left])

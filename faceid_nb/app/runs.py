@@ -14,7 +14,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 import faceid_nb
-from .recipes import open_recipe, with_overrides
+from .recipes import find_dances, open_recipe, with_overrides
 from ..core.files import write_atomic
 
 # %% ../../nbs/7_app/74_runs.ipynb #bac9d39b
@@ -66,7 +66,8 @@ def run_notebooks(
     tell:Callable[[str], None] = print,  # Is told which notebook runs
 )->list[Path]:                     # The executed notebooks
     "All phases of a run, each as an executed notebook"
-    with_overrides(open_recipe(recipe), overrides)
+    asked = with_overrides(open_recipe(recipe), overrides)
+    if asked.inputs.dances: find_dances(asked, folder)  # said now, not after an hour of training
     source, folder = notebooks_folder(), Path(folder).absolute()
     parameters = {'recipe': recipe, 'overrides': dict(overrides), 'folder': str(folder)}
     for name in NOTEBOOKS: check_parameters(source/f'{name}.ipynb', parameters)

@@ -76,6 +76,7 @@ def do_step(
     if step := finished(place, key): return step
     _clear(place, key)
     place.mkdir(parents=True, exist_ok=True)
+    (Path(folder)/'summary.json').unlink(missing_ok=True)  # it spoke of what was here before
     start = time.perf_counter()
     try:
         write_json(place/'started.json', {'key': key})

@@ -166,7 +166,7 @@ def ray_data():
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
     try: import ray.data
-    except ImportError as error: raise ValueError('looking with several workers needs Ray Data: pip install "faceid_nb[scale]"; or set workers=0 and look in this process') from error
+    except ImportError as error: raise ValueError('looking with several workers needs Ray Data: pip install "faceid_nb[scale]"; or look in this process, without --workers (workers=0)') from error
     for name in ('ray', 'ray.data'): logging.getLogger(name).setLevel(logging.ERROR)
     return ray
 

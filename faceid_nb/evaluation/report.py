@@ -157,7 +157,7 @@ def likeness_bars(
     "Likeness of each configuration on the road from a stranger to the real person"
     def at(value): return min(max(4 + 90*(value - stranger)/max(real - stranger, 1e-6), 0), 100)
     ends = f'<i class=end style="left:{at(stranger):.1f}%"></i><i class=end style="left:{at(real):.1f}%"></i>'
-    rows = [f'<div class="bar axis"><b></b><div><span style="left:{at(stranger):.1f}%">nobody<br><em>{stranger:z.2f}</em></span>'
+    rows = [f'<div class="bar axis"><b></b><div><span style="left:{at(stranger):.1f}%">a stranger<br><em>{stranger:z.2f}</em></span>'
         f'<span class=right style="right:{100-at(real):.1f}%">this person<br><em>{real:z.2f}</em></span></div><u></u></div>']
     for name, row in summaries.items():
         colour = COLOURS.get(name, '#d6456a')
@@ -175,7 +175,8 @@ def likeness_curves(
     "Likeness frame by frame, one line a configuration"
     frames = max(len(one.cosine) for one in scores.values())
     def x(i): return 34 + 296*i/max(frames - 1, 1)
-    def y(v): return 134 - 112*(min(max(v, -.15), 1.) + .15)/1.15
+    low = min(-.15, stranger, *(float(one.cosine.min()) for one in scores.values())) - .02
+    def y(v): return 134 - 112*(min(v, 1.) - low)/(1 - low)
     parts = [f'<text x=34 y=13 class=t>{escape(title)}</text>']
     for v in (0, .5, 1): parts.append(f'<line x1=34 x2=330 y1={y(v):.1f} y2={y(v):.1f} class=g /><text x=28 y={y(v)+3:.1f} class=a text-anchor=end>{v:g}</text>')
     for v in (stranger, real): parts.append(f'<line x1=34 x2=330 y1={y(v):.1f} y2={y(v):.1f} class=e />')
@@ -233,8 +234,8 @@ def headline(
     if real <= stranger: return '?', f'The recogniser cannot tell this person ({real:z.2f}) from a stranger ({stranger:z.2f}), so nothing can be said about likeness.'
     share = along_the_road(row['mean'], stranger, real)
     faceless = '' if row['no_face_rate'] == 0 else f' In {100*row["no_face_rate"]:.1f} % of the frames no face was found; they count as 0.'
-    return f'{100*share:.0f} %', (f'of the way from nobody to this person, with {shown_name(name)}: likeness {row["mean"]:z.2f}, where a stranger scores '
-        f'{stranger:z.2f} and real photos score {real:z.2f}. {row["frames"]} frames of {row["clips"]} unseen dances.{faceless}')
+    return f'{100*share:.0f} %', (f'of the way from nobody to this person, with {shown_name(name)}: likeness {row["mean"]:z.2f}, where real photos score {real:z.2f} '
+        f'and a stranger {stranger:z.2f}{", which counts as 0" if stranger < 0 else ""}. {row["frames"]} frames of {row["clips"]} unseen dances.{faceless}')
 
 # %% ../../nbs/6_evaluation/64_report.ipynb #e031cf27
 def number_table(

@@ -92,7 +92,7 @@ def along_the_road(
     stranger:float,  # Likeness of a stranger, the floor
     real:float,      # Likeness of real photos, the ceiling
 )->float:            # 0 for nobody, 1 for this person; may be outside
-    "Where a likeness lies between a stranger and the real person"
+    "Where a likeness lies between a stranger, or 0 if a stranger is below it, and the real person"
     if not real > stranger:
         raise ValueError(f'real photos score {real:.3f}, a stranger {stranger:.3f}: want real above stranger, the recogniser cannot tell them apart')
     floor = max(stranger, 0.)  # unlike somebody is not less than nobody
