@@ -10,6 +10,7 @@ import pytest
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 ROOT = Path(__file__).resolve().parent.parent
+QUICK = ['inputs.n_photos=8', 'inputs.n_dances=1', 'num_frames=5', 'training.steps_a=4', 'training.steps_b=2', 'training.batch_size=4', 'training.checkpoint_every=2', 'sampling.steps=2']  # a small whole run
 LONGEST = ('test_pace', 'test_runs', 'test_finding', 'test_papermill', 'test_world', 'test_cli', 'test_choosing', 'test_curation')
 
 

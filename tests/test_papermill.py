@@ -1,10 +1,9 @@
 """A whole run through papermill."""
 import nbformat
 
+from conftest import QUICK
 from faceid_nb.app.cli import main
 from faceid_nb.core.files import read_json
-
-QUICK = ['inputs.n_photos=8', 'inputs.n_dances=1', 'num_frames=5', 'training.steps_a=4', 'training.steps_b=2', 'training.batch_size=4', 'training.checkpoint_every=2', 'sampling.steps=2']
 
 
 def test_papermill_leaves_notebooks_that_read_well(tmp_path, capsys):

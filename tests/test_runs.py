@@ -8,11 +8,11 @@ import time
 
 import pytest
 
+from conftest import QUICK
 from faceid_nb.app.cli import main
 from faceid_nb.app.steps import listed
 from faceid_nb.core.files import read_json
 
-QUICK = ['inputs.n_photos=8', 'inputs.n_dances=1', 'num_frames=5', 'training.steps_a=4', 'training.steps_b=2', 'training.batch_size=4', 'training.checkpoint_every=2', 'sampling.steps=2']
 FACEID = [sys.executable, '-c', 'import sys; from faceid_nb.app.cli import main; sys.exit(main())']
 CONFIGURATIONS = {'base', 'mapper', 'lora', 'full'}
 

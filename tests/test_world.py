@@ -123,11 +123,11 @@ def made(folder): return read_json(Path(folder)/'weights'/'card.json')['sha256']
 
 def test_pretraining_killed_in_four_stages_makes_the_same_weights(tmp_path, monkeypatch):
     pretrain(tmp_path/'whole', SMALL, population=population)
-    for name, last in (('vae_loss', 3), *[('denoiser_loss', 3)]*3):  # the denoiser alone, together with its branch, with the faces judged
+    for name in ('vae_loss', *['denoiser_loss']*3):  # the denoiser alone, together with its branch, with the faces judged
         real, calls = getattr(world_pretrain, name), []
         def fatal(*args, **named):
             calls.append(1)
-            if len(calls) == last: raise KeyboardInterrupt
+            if len(calls) == 3: raise KeyboardInterrupt
             return real(*args, **named)
         monkeypatch.setattr(world_pretrain, name, fatal)
         with pytest.raises(KeyboardInterrupt): pretrain(tmp_path/'killed', SMALL, population=population)

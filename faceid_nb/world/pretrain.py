@@ -308,7 +308,7 @@ def train_denoiser(
     @cache
     def reel(k):
         clock, seed = time.time(), plan.vae.seed + 1000*k
-        out = latent_bank(vae, films(k), 64, look if critics else None) | (dict(who=who_bank(plan.clips, seed, recogniser, device, plan.size, painters)) if population else {})
+        out = latent_bank(vae, films(k), 64, look if population and critics else None) | (dict(who=who_bank(plan.clips, seed, recogniser, device, plan.size, painters)) if population else {})
         print(f'reel {k}: latents of {plan.clips} clips in {time.time() - clock:.0f} s', flush=True)
         reports['latents'] = dict(seconds=round(reports['latents']['seconds'] + time.time() - clock, 1), clips=reports['latents']['clips'] + plan.clips)
         return out
