@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from faceid_nb.app.cli import main
-from faceid_nb.app.steps import MARKS, files_below, forget, holding, made, traces
+from faceid_nb.app.erasure import files_below, forget, holding, made, traces
+from faceid_nb.app.store import MARKS
 from faceid_nb.core.files import file_sha256, read_json
 from faceid_nb.curation.manifest import load_manifest
 from faceid_nb.curation.scale import Index, read_index, whole, write_index

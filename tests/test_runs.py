@@ -10,7 +10,7 @@ import pytest
 
 from conftest import QUICK
 from faceid_nb.app.cli import main
-from faceid_nb.app.steps import listed
+from faceid_nb.app.store import listed
 from faceid_nb.core.files import read_json
 
 FACEID = [sys.executable, '-c', 'import sys; from faceid_nb.app.cli import main; sys.exit(main())']

@@ -97,7 +97,7 @@ def _recipe(asked):
 
 def _one_phase(asked):
     from faceid_nb.app.results import PHASES, told
-    from faceid_nb.app.steps import fresh
+    from faceid_nb.app.store import fresh
     recipe = _recipe(asked)
     folder = Path(asked.run) if asked.verb != 'curate' else asked.folder or Path('runs')/recipe.subject
     with fresh(folder): step = PHASES[asked.verb](recipe, folder)
@@ -114,14 +114,14 @@ def _generate(asked):
 def _run(asked):
     from faceid_nb.app.runs import run_notebooks
     from faceid_nb.app.results import results
-    from faceid_nb.app.steps import fresh
+    from faceid_nb.app.store import fresh
     folder = asked.folder or Path('runs')/asked.recipe
     with fresh(folder): run_notebooks(asked.recipe, read_pairs(asked.pairs), folder)
     print(results(folder))
 
 def _demo(asked):
     from faceid_nb.app.results import results, run_all
-    from faceid_nb.app.steps import fresh
+    from faceid_nb.app.store import fresh
     folder = asked.folder or Path('runs/demo')
     recipe = _recipe(asked)
     with fresh(folder): run_all(recipe, folder)
@@ -130,7 +130,8 @@ def _demo(asked):
 def _scan(asked):
     from functools import partial
     from faceid_nb.app.phases import reference_face
-    from faceid_nb.app.recipes import face_finder, find_photos
+    from faceid_nb.app.inputs import find_photos
+    from faceid_nb.app.recipes import face_finder
     from faceid_nb.curation.scale import scan
     recipe = _recipe(asked)
     folder = asked.folder or Path('runs')/f'{recipe.subject}_scan'
@@ -146,7 +147,7 @@ def _agreed():
     return input('Remove all of this for good? Type yes: ').strip().lower() == 'yes'
 
 def _forget(asked):
-    from faceid_nb.app.steps import forget, holding, holding_text
+    from faceid_nb.app.erasure import forget, holding, holding_text
     known = holding(asked.runs, asked.person)
     print(holding_text(known))
     if asked.dry_run: return

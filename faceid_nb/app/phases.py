@@ -24,8 +24,9 @@ from PIL import Image
 from ..adapters.branch import FaceBranch, load_branch
 from ..adapters.lora import add_lora, load_lora
 from ..adapters.population import start_branch
-from .recipes import Recipe, branch_place, find_dances, find_photos, crop_config, face_finder, find_strangers, known_keys, model_place, named_recipe, pack_home, pack_place, with_overrides
-from .steps import Step, do_step
+from .recipes import Recipe, branch_place, crop_config, face_finder, known_keys, model_place, named_recipe, pack_home, pack_place, with_overrides
+from .store import Step, do_step
+from .inputs import find_dances, find_photos, find_strangers
 from ..core.files import config_hash, file_sha256, package_versions, read_json, save_tensors, write_json
 from ..core.media import read_video, write_video
 from ..core.plot import plot_curve, save_figure, show_clip

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from .phases import model_hashes, run_curate, run_embed, run_generate, run_train, write_clip
-from .recipes import Dance, Recipe, branch_place, face_finder, find_dances, find_photos, known_keys
-from .steps import Step, do_step
+from .recipes import Recipe, branch_place, face_finder, known_keys
+from .store import Step, do_step
+from .inputs import Dance, find_dances, find_photos
 from ..core.files import config_hash, load_tensors, package_versions, read_json, write_atomic, write_json
 from ..core.media import fit_within, read_image, read_video
 from ..curation.manifest import load_manifest

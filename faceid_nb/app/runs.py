@@ -14,7 +14,8 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 import faceid_nb
-from .recipes import find_dances, open_recipe, with_overrides
+from .inputs import find_dances
+from .recipes import open_recipe, with_overrides
 from ..core.files import write_atomic
 
 # %% ../../nbs/8_app/87_runs.ipynb #bac9d39b
