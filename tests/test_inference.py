@@ -246,7 +246,7 @@ def test_prompts_are_encoded_once_and_never_cut_in_silence(pipe, monkeypatch):
 
 @pytest.mark.parametrize('change', [{'steps': 0}, {'guidance_scale': 0.}, {'fps': 0.}, {'seed': -1}])
 def test_a_knob_out_of_range(change):
-    with pytest.raises(ValueError, match=f'{next(iter(change))} is'): Sampling(**change)
+    with pytest.raises(ValueError, match=next(iter(change))): Sampling(**change)
 
 
 def test_clips_are_written_under_plain_names_only(tmp_path):

@@ -10,16 +10,18 @@ __all__ = ['ADAPTER', 'FILE', 'ATTENTION', 'TRUNK', 'EVERYWHERE', 'LoraSettings'
 
 # %% ../../nbs/3_adapters/33_lora.ipynb #7e2d4e25
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 import json
 import re
+from typing import Annotated
 
+from pydantic import Field
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Generator, Tensor, nn
 import torch
 
+from ..core.errors import Count, Pattern, Positive, configuration
 from ..core.files import load_tensors, save_tensors
 
 # %% ../../nbs/3_adapters/33_lora.ipynb #6c630b0b
@@ -29,12 +31,12 @@ ATTENTION = r'blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0)'
 TRUNK = r'blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ffn\.net\.(0\.proj|2))'
 EVERYWHERE = '(vace_)?' + TRUNK                # The trunk, and the side branch that reads the pose
 
-@dataclass(frozen=True)
+@configuration
 class LoraSettings:
-    "The size and the places of a LoRA"
-    rank:int=16          # r
-    alpha:float=16.      # The change is multiplied by alpha/r
-    targets:str=TRUNK    # Regular expression over whole names of linear layers
+    "Say how large a LoRA is and where it sits"
+    rank:Annotated[Count, Field(le=4096)] = 16           # r
+    alpha:Annotated[Positive, Field(le=10_000)] = 16.    # The change is multiplied by alpha/r
+    targets:Pattern = TRUNK                              # Regular expression over whole names of linear layers
 
 # %% ../../nbs/3_adapters/33_lora.ipynb #107bec65
 def matching(

@@ -13,12 +13,13 @@ __all__ = ['NEVER', 'Captioner', 'LargeCrop', 'CropConfig', 'window', 'free', 'c
 # %% ../../nbs/1_curation/14_crop.ipynb #df45ba31
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from ..core.errors import Count, NotNegative, Positive, Share, configuration
 from .faces import Face, untwisted
 
 # %% ../../nbs/1_curation/14_crop.ipynb #a088e3b7
@@ -27,31 +28,31 @@ NEVER = frozenset('man men woman women boy girl male female lady guy gentleman a
     'face faced facial skin skinned complexion freckle freckles freckled mole wrinkles scar handsome pretty beautiful attractive'.split())
 
 # %% ../../nbs/1_curation/14_crop.ipynb #ff6158af
-@dataclass(frozen=True)
+@configuration
 class LargeCrop:
-    "One large picture of a photo: as much of it as shows nobody else's face"
-    short_side:int = 1024        # Smaller pictures are enlarged to it, pixels
-    longest:int = 2048           # Larger pictures are shrunk until their long side is this, pixels
-    enlarge:float = 3.           # Enlarged by so much at most; softer pictures teach nothing
-    around:float = 1.6           # What must be in it: the subject's box, so many times as large
-    margin:float = .1            # Distance kept from other faces, in their own sizes
-    aspect:tuple = (.5, 2.)      # Least and greatest width for a height of 1
-    blur:bool = False            # Blur the faces that cannot be left out?
+    "Say how to cut one large picture of a photo: as much of it as shows nobody else's face"
+    short_side:Count = 1024                      # Smaller pictures are enlarged to it, pixels
+    longest:Count = 2048                         # Larger pictures are shrunk until their long side is this, pixels
+    enlarge:Positive = 3.                        # Enlarged by so much at most; softer pictures teach nothing
+    around:Positive = 1.6                        # What must be in it: the subject's box, so many times as large
+    margin:NotNegative = .1                      # Distance kept from other faces, in their own sizes
+    aspect:tuple[Positive, Positive] = (.5, 2.)  # Least and greatest width for a height of 1
+    blur:bool = False                            # Blur the faces that cannot be left out?
 
 # %% ../../nbs/1_curation/14_crop.ipynb #5f5283b6
-@dataclass(frozen=True)
+@configuration
 class CropConfig:
-    "The pictures to cut, and the words for them"
-    size:tuple                   # Height and width that the model wants, pixels
-    trigger:str = 'ohwx person'  # Name of the subject in captions; an unusual word, so that it means nobody yet
-    close:float = 1.8            # Height of the close window, in face heights
-    margin:float = .1            # Distance kept from other faces, in their own sizes
-    speck_area:float = .05       # Faces below this share of the subject's area may stay in the picture
+    "Say which pictures to cut, and the words for them"
+    size:tuple[Count, Count]                       # Height and width that the model wants, pixels
+    trigger:str = 'ohwx person'                    # Name of the subject in captions; an unusual word, so that it means nobody yet
+    close:Positive = 1.8                           # Height of the close window, in face heights
+    margin:NotNegative = .1                        # Distance kept from other faces, in their own sizes
+    speck_area:Share = .05                         # Faces below this share of the subject's area may stay in the picture
     template:str = 'a photo of {trigger}, {shot}'  # Caption; attributes are added after a comma
-    shots:tuple = (('close up', .35), ('medium shot', .15), ('full body', 0.))  # Name of a framing and the share of the height from which a face makes it one
-    never:tuple = tuple(sorted(NEVER))  # Words that make a phrase one about the face; captions leave it out
-    large:LargeCrop|None = None  # The large picture; None makes none
-    blur:bool = False            # Blur the faces that no window keeps out of a training picture?
+    shots:tuple[tuple[str, Share], ...] = (('close up', .35), ('medium shot', .15), ('full body', 0.))  # Name of a framing and the share of the height from which a face makes it one
+    never:tuple[str, ...] = tuple(sorted(NEVER))   # Words that make a phrase one about the face; captions leave it out
+    large:LargeCrop|None = None                    # The large picture; None makes none
+    blur:bool = False                              # Blur the faces that no window keeps out of a training picture?
 
 # %% ../../nbs/1_curation/14_crop.ipynb #938beb92
 def window(

@@ -14,6 +14,7 @@ from hashlib import sha256
 from math import cos, pi
 from pathlib import Path
 from time import perf_counter
+from typing import Literal
 
 from accelerate import Accelerator
 from torch import nn
@@ -22,35 +23,36 @@ import torch
 
 from ..adapters.branch import FaceBranch, save_branch
 from ..adapters.lora import lora_parameters, save_lora
+from ..core.errors import Count, Decay, Natural, NotNegative, Positive, Rate, Seed, Share, Shift, configuration
 from ..core.files import need_space
 from .checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from .data import Batch, PhotoCache, draw_batch, step_generator
 from .objective import flow_loss, shared_padding
 
 # %% ../../nbs/4_training/44_loop.ipynb #8a874d81
-@dataclass(frozen=True)
+@configuration
 class TrainConfig:
-    "How to train; every number of the run is here"
-    steps_a:int=100               # Steps of stage A: branch and LoRA
-    steps_b:int=200               # Steps of stage B: LoRA alone, the branch frozen
-    batch_size:int=4              # B
-    lr_mapper:float=1e-3          # Highest learning rate of the branch
-    lr_lora:float=5e-4            # Highest learning rate of the LoRA
-    weight_decay:float=.01        # Of AdamW
-    warmup:int=10                 # Steps until the learning rates are at their highest
-    clip:float=1.                 # Longest gradient
-    ema_decay:float=.98           # Of the averaged weights
-    face_weight:float=2.          # lambda of the loss
-    drop_words:float=.1           # Share of samples without words
-    drop_face:float=.1            # Share of samples without a face
-    shift:float=3.                # Of time, see `scheduler_shift`
-    seed:int=0                    # Of every draw
-    checkpoint_every:int=100      # Steps between checkpoints, 0: only at the end
-    preview_every:int=100         # Steps between previews, for the caller's `every`; 0: none
-    train_mapper:bool=True        # False: the branch stays as it is
-    train_lora:bool=True          # False: the branch is trained on its own
-    precision:str='no'            # accelerate's mixed precision: no, bf16
-    gradient_checkpointing:bool=False # Less memory for a quarter more time
+    "Say how to train; every number of the run is here"
+    steps_a:Natural = 100          # Steps of stage A: branch and LoRA
+    steps_b:Natural = 200          # Steps of stage B: LoRA alone, the branch frozen
+    batch_size:Count = 4           # B
+    lr_mapper:Rate = 1e-3          # Highest learning rate of the branch
+    lr_lora:Rate = 5e-4            # Highest learning rate of the LoRA
+    weight_decay:Share = .01       # Of AdamW
+    warmup:Natural = 10            # Steps until the learning rates are at their highest
+    clip:Positive = 1.             # Longest gradient
+    ema_decay:Decay = .98          # Of the averaged weights
+    face_weight:NotNegative = 2.   # lambda of the loss
+    drop_words:Share = .1          # Share of samples without words
+    drop_face:Share = .1           # Share of samples without a face
+    shift:Shift = 3.               # Of time, see `scheduler_shift`
+    seed:Seed = 0                  # Of every draw
+    checkpoint_every:Natural = 100 # Steps between checkpoints, 0: only at the end
+    preview_every:Natural = 100    # Steps between previews, for the caller's `every`; 0: none
+    train_mapper:bool = True       # False: the branch stays as it is
+    train_lora:bool = True         # False: the branch is trained on its own
+    precision:Literal['no', 'bf16'] = 'no'  # accelerate's mixed precision
+    gradient_checkpointing:bool = False     # Less memory for a quarter more time
 
 # %% ../../nbs/4_training/44_loop.ipynb #a0aa84d0
 def learning_rate(
