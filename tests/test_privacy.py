@@ -1,4 +1,6 @@
 """Faces are biometric data: everything made of a person's photos can be found and removed, with proof, and none of it leaves the machine."""
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,9 +11,11 @@ import torch
 from PIL import Image
 
 from faceid_nb.app.cli import main
-from faceid_nb.app.erasure import files_below, forget, holding, made, traces
+from faceid_nb.app.erasure import find_person_data, forget, residual_scan
 from faceid_nb.app.store import MARKS
+from faceid_nb.core.errors import UserError
 from faceid_nb.core.files import file_sha256, read_json
+from faceid_nb.core.untrusted import files_below
 from faceid_nb.curation.manifest import load_manifest
 from faceid_nb.curation.scale import Index, read_index, whole, write_index
 from faceid_nb.world.people import random_people
@@ -42,7 +46,7 @@ def home(made_once, tmp_path):
     return tmp_path/'home'
 
 
-def content(folder): return {p: file_sha256(p) for p in files_below(folder)}
+def content(folder): return {p: file_sha256(p) for p in files_below(folder) if p.is_file() and not p.is_symlink()}
 
 
 def said(capsys, *words):
@@ -79,8 +83,8 @@ def test_every_derived_file_is_gone_and_nothing_else(home, capsys):
 
 
 def test_the_proof_can_see(home):
-    known = holding(home/'runs', 'ann')
-    before = traces(home/'runs', known)
+    known = find_person_data(home/'runs', 'ann')
+    before = residual_scan(known)
     assert before.files == len(known.files) > 10 and before.runs == 1
     assert not any(p.is_relative_to(home/'photos') for p in known.files)
 
@@ -100,7 +104,7 @@ def test_dry_run_and_no_answer_remove_nothing(home, capsys, monkeypatch):
     assert not (home/'runs'/'ann').exists()
 
 
-@pytest.mark.parametrize('name, known', [('carl', 'ann, bob'), ('Ann', 'ann, bob')])
+@pytest.mark.parametrize('name, known', [('carl', 'Known are: ann, bob.'), ('Ann', 'Known are: ann, bob.')])
 def test_somebody_unknown(home, capsys, name, known):
     before = content(home)
     code, _, err = said(capsys, 'forget', name, '--runs', home/'runs', '--yes')
@@ -110,7 +114,7 @@ def test_somebody_unknown(home, capsys, name, known):
 
 def test_no_runs_at_all(tmp_path, capsys):
     assert 'is not a folder' in said(capsys, 'forget', 'ann', '--runs', tmp_path/'nowhere', '--yes')[2]
-    assert 'known are: nobody' in said(capsys, 'forget', 'ann', '--runs', tmp_path, '--yes')[2]
+    assert 'No people are recorded there yet' in said(capsys, 'forget', 'ann', '--runs', tmp_path, '--yes')[2]
 
 
 def test_own_photos_inside_the_run_folder_stay(home, capsys):
@@ -121,7 +125,7 @@ def test_own_photos_inside_the_run_folder_stay(home, capsys):
     (run/'letter.txt').write_text('mine')
     photos = content(run/'photos')
     code, out, _ = said(capsys, 'forget', 'ann', '--runs', home/'runs', '--yes')
-    assert code == 0 and 'letter.txt, which no run made' in out
+    assert code == 0 and 'letter.txt, which no list of the run names' in out
     assert content(run/'photos') == photos and (home/'runs'/'0.jpg').is_file()
     assert sorted(p.name for p in run.iterdir()) == ['letter.txt', 'photos']
 
@@ -129,7 +133,7 @@ def test_own_photos_inside_the_run_folder_stay(home, capsys):
 def test_another_name_for_the_same_crops(home, capsys):
     assert main(['curate', str(home/'photos'/'ann'), '--folder', str(home/'runs'/'x'), *SMALL, 'subject=miss x']) == 0
     code, out, _ = said(capsys, 'forget', 'ann', '--runs', home/'runs', '--yes')
-    assert code == 0 and 'there called miss x' in out and not (home/'runs'/'x').exists()
+    assert code == 0 and 'miss x, with the same crops' in out and not (home/'runs'/'x').exists()
 
 
 def test_a_group_photo_in_somebody_elses_run_is_named(home, capsys):
@@ -138,11 +142,11 @@ def test_a_group_photo_in_somebody_elses_run_is_named(home, capsys):
     text = manifest.read_text().replace('"photos": [', '"photos": [{"file": "ann.jpg", "sha256": "%s", "reason": "not_subject", "crops": []},' % ann['sha256'], 1)
     manifest.write_text(text)
     out = said(capsys, 'forget', 'ann', '--runs', home/'runs', '--dry-run')[1]
-    assert 'the run of somebody else, looked at 1 of the photos' in out
+    assert 'the run of another person, was given 1 of the photos' in out
 
 
 def test_stopped_half_way_it_goes_on(home, monkeypatch, capsys):
-    runs, known = home/'runs', holding(home/'runs', 'ann')
+    runs, known = home/'runs', find_person_data(home/'runs', 'ann')
     stuck, unlink = list(known.files)[len(known.files)//2], type(home).unlink
     def refuse(path, missing_ok=False):
         if path == stuck: raise PermissionError(13, 'Permission denied', str(path))
@@ -151,17 +155,102 @@ def test_stopped_half_way_it_goes_on(home, monkeypatch, capsys):
     code, _, err = said(capsys, 'forget', 'ann', '--runs', runs, '--yes')
     assert code == 2 and stuck.name in err and 'Permission denied' in err and 'goes on from here' in err
     monkeypatch.setattr(type(home), 'unlink', unlink)
-    assert 0 < len(holding(runs, 'ann').files) < len(known.files)
+    assert 0 < len(find_person_data(runs, 'ann').files) < len(known.files)
     assert said(capsys, 'forget', 'ann', '--runs', runs, '--yes')[0] == 0
-    assert traces(runs, known).files == 0
+    assert residual_scan(known).files == 0
 
 
 def test_links_are_unlinked_not_followed(home):
     target = home/'photos'/'ann'
     (home/'runs'/'ann'/'curate'/'link').symlink_to(target)
     before = content(target)
-    forget(home/'runs', holding(home/'runs', 'ann'))
+    forget(find_person_data(home/'runs', 'ann'))
     assert content(target) == before and not (home/'runs'/'ann').exists()
+
+
+def test_another_persons_crops_in_a_manifest(home, capsys):
+    "A manifest and a list that name the crops of another run: said, and nothing is done there"
+    runs = home/'runs'
+    bob, crop = content(runs/'bob'), next((runs/'bob'/'curate'/'crops').iterdir())
+    lies = [f'../../bob/curate/crops/{crop.name}', str(crop), f'way/{crop.name}']
+    (runs/'ann'/'curate'/'way').symlink_to(crop.parent)
+    for name, key in (('manifest.json', 'large'), ('phase.json', 'files')):
+        path = runs/'ann'/'curate'/name
+        page = read_json(path)
+        page[key] = [{'file': lie} for lie in lies] if key == 'large' else page[key] | {lie: file_sha256(crop) for lie in lies}
+        path.write_text(json.dumps(page))
+    code, out, _ = said(capsys, 'forget', 'ann', '--runs', runs, '--yes')
+    told = [line for line in out.splitlines() if 'names' in line and 'Nothing is done there' in line]
+    assert code == 0 and len(told) == 2 and all(lies[0] in line for line in told)
+    assert content(runs/'bob') == bob and not (runs/'ann').exists()
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='pipes')
+def test_a_malformed_neighbour_blocks_nobody(home, capsys):
+    "No JSON, a list, a folder, a pipe: each is named, and ann is forgotten"
+    runs = home/'runs'
+    for name, data in {'text': b'no json', 'list': b'[1]', 'binary': bytes(range(256))}.items():
+        (runs/name/'curate').mkdir(parents=True)
+        for file in ('run.json', 'curate/manifest.json', 'curate/phase.json', 'x.jsonl'): (runs/name/file).write_bytes(data)
+    (runs/'folder'/'run.json').mkdir(parents=True)
+    (runs/'pipe').mkdir()
+    os.mkfifo(runs/'pipe'/'run.json')
+    os.mkfifo(runs/'pipe'/'x.jsonl')
+    before = content(runs)
+    code, out, _ = said(capsys, 'forget', 'ann', '--runs', runs, '--yes')
+    assert code == 0 and all(f'warning: {runs/name}' in out for name in ('text', 'list', 'binary', 'folder', 'pipe'))
+    assert content(runs) == {path: sha for path, sha in before.items() if runs/'ann' not in path.parents}
+
+
+@pytest.mark.parametrize('lost', ['lost', 'malformed'])
+def test_without_run_json_the_manifest_says_whose_it_is(home, capsys, lost):
+    path = home/'runs'/'ann'/'run.json'
+    path.unlink()
+    if lost == 'malformed': path.write_text('{"recipe": ')
+    assert said(capsys, 'forget', 'ann', '--runs', home/'runs', '--yes')[0] == 0
+    assert not (home/'runs'/'ann').exists()
+
+
+def test_a_run_folder_that_is_a_link(home, capsys):
+    "It is not followed: the error says where it leads and what to type"
+    disk = home/'disk'
+    disk.mkdir()
+    shutil.move(home/'runs'/'ann', disk/'ann')
+    (home/'runs'/'ann').symlink_to(disk/'ann')
+    before = content(home)
+    code, _, err = said(capsys, 'forget', 'ann', '--runs', home/'runs', '--yes')
+    assert code == 2 and f'--runs {disk}' in err and len(err.splitlines()) == 1
+    assert content(home) == before
+    assert said(capsys, 'forget', 'ann', '--runs', disk, '--yes')[0] == 0
+    assert (home/'runs'/'ann').is_symlink() and not (disk/'ann').exists()
+
+
+def test_what_forget_cannot_see_is_said(home, capsys):
+    (home/'runs'/'all.tar.gz').write_bytes(b'packed')
+    crop = next((home/'runs'/'ann'/'curate'/'crops').iterdir())
+    os.link(crop, home/'elsewhere.png')
+    out = said(capsys, 'forget', 'ann', '--runs', home/'runs', '--yes')[1]
+    closing = out[out.index('Not seen by forget'):]
+    assert all(word in closing for word in ('all.tar.gz', crop.name, '--out', 'exports', 'backups'))
+    assert (home/'elsewhere.png').is_file() and (home/'runs'/'all.tar.gz').is_file()
+
+
+def test_a_folder_that_cannot_be_read_is_no_proof(home, monkeypatch):
+    "Part of her run cannot be listed: nothing is removed; elsewhere, it is said"
+    scandir, before = os.scandir, content(home)
+    def closed(path):
+        if os.fspath(path).endswith(place): raise PermissionError(13, 'Permission denied', path)
+        return scandir(path)
+    for place, refused in (('ann/curate/crops', True), ('bob/curate', False)):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, 'scandir', closed)
+            known = find_person_data(home/'runs', 'ann')
+            assert any(place in line for line in known.unseen)
+            if refused:
+                with pytest.raises(UserError, match='nothing was removed'): forget(known)
+            else: assert forget(known).closed == 1
+        if refused: assert content(home) == before
+    assert not (home/'runs'/'ann').exists()
 
 
 def test_a_killed_curation_has_a_name(tmp_path, made_once):
@@ -175,9 +264,9 @@ def test_a_killed_curation_has_a_name(tmp_path, made_once):
         phases.curate = killed
         phases.run_curate(open_recipe('tiny', {{'subject': 'ann', 'inputs.photos': {str(made_once/'photos'/'ann')!r}}}), {str(run)!r})'''
     subprocess.run([sys.executable, '-W', 'ignore', '-c', textwrap.dedent(script)], capture_output=True)
-    assert any((run/'curate'/mark).is_file() for mark in MARKS)
-    forget(tmp_path/'runs', holding(tmp_path/'runs', 'ann'))
-    assert not run.exists() and made(run) == []
+    assert any(path.name in MARKS for path in files_below(run))
+    forget(find_person_data(tmp_path/'runs', 'ann'))
+    assert not run.exists()
 
 
 def test_curation_and_embedding_open_no_connection(tmp_path, made_once):

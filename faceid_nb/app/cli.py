@@ -147,13 +147,16 @@ def _agreed():
     return input('Remove all of this for good? Type yes: ').strip().lower() == 'yes'
 
 def _forget(asked):
-    from faceid_nb.app.erasure import forget, holding, holding_text
-    known = holding(asked.runs, asked.person)
-    print(holding_text(known))
-    if asked.dry_run: return
+    from faceid_nb.app.erasure import find_person_data, forget, person_data_text, unseen_text
+    known = find_person_data(asked.runs, asked.person)
+    print(person_data_text(known))
+    if asked.dry_run:
+        print(unseen_text(known))
+        return
     if not asked.yes and not _agreed(): raise ValueError('nothing was removed')
-    left = forget(asked.runs, known)
+    left = forget(known)
     print(f'{asked.person} is forgotten: {left.searched} files below {asked.runs} looked through, {left.files} files, {left.rows} index lines and {left.runs} run folders left')
+    print(unseen_text(known))
 
 def _compare(asked):
     from faceid_nb.app.results import compare
