@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from faceid_nb.app.erasure import find_person_data, forget, person_data_text, residual_scan, unseen_text
 from faceid_nb.app.store import MARKS
-from faceid_nb.core import survey
+from faceid_nb.app import survey
 from faceid_nb.core.errors import UserError
 from faceid_nb.core.files import ASIDE
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from .store import MARKS
 from ..core.errors import UserError
 from ..core.files import write_atomic
-from ..core.survey import RunFolder, Survey, given_files, linked_folders, runs_of, survey
+from .survey import RunFolder, Survey, given_files, linked_folders, runs_of, survey
 from ..core.untrusted import Reader, plain
 from ..curation.scale import read_head
 
