@@ -116,7 +116,8 @@ def more_of(world, run, person, name, hers):
         step(world, run, name, {**shown, 'scores.json': b'{}'}, hers)
         for file, data in shown.items():
             world.put(run/file, data, hers)
-    if name == 'looks': world.put(run/'looks'/digest(b'key')[:16]/f'{digest(text)}_jpg.safetensors', b'look' + text, hers)
+    if name == 'looks':
+        world.put(run/'looks'/digest(b'key')[:16]/f'{digest(text)}_jpg.safetensors', b'look' + text, hers)
     if name == 'notebooks': world.put(run/'notebooks'/'10_curate.ipynb', b'book' + text, hers)
     if name == 'clips':
         clips = {'tango.mp4': {'sha256': digest(b'clip' + text), 'settings': {}}}
