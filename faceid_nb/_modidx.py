@@ -279,6 +279,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'faceid_nb.core.files.clear_leftovers': ( '0_core/files.html#clear_leftovers',
                                                                                 'faceid_nb/core/files.py'),
                                       'faceid_nb.core.files.config_hash': ('0_core/files.html#config_hash', 'faceid_nb/core/files.py'),
+                                      'faceid_nb.core.files.content_sha256': ( '0_core/files.html#content_sha256',
+                                                                               'faceid_nb/core/files.py'),
                                       'faceid_nb.core.files.file_sha256': ('0_core/files.html#file_sha256', 'faceid_nb/core/files.py'),
                                       'faceid_nb.core.files.inside': ('0_core/files.html#inside', 'faceid_nb/core/files.py'),
                                       'faceid_nb.core.files.load_tensors': ('0_core/files.html#load_tensors', 'faceid_nb/core/files.py'),
