@@ -3,14 +3,17 @@ from itertools import permutations
 from pathlib import Path
 import json
 
-from diffusers import WanVACETransformer3DModel
+from diffusers import WanVACEPipeline, WanVACETransformer3DModel
+from peft import LoraConfig
 from torch.nn.functional import normalize
 import pytest
 import torch
 
+from faceid_nb.adapters import lora
 from faceid_nb.adapters.branch import attach_face_branch, load_branch, save_branch
 from faceid_nb.adapters.lora import LoraSettings, add_lora, load_lora, lora_parameters, lora_state, remove_lora, save_lora, set_lora_scale
 from faceid_nb.adapters.mapper import MapperConfig
+from faceid_nb.core.errors import UserError
 from faceid_nb.core.files import save_tensors
 from faceid_nb.world.tiny import random_pipeline
 
@@ -211,3 +214,153 @@ def test_the_model_may_be_called_by_position():
         assert torch.equal(model(*x).sample, base)
         moved(model, branch)
         assert not torch.equal(model(*x).sample, base)
+
+
+LAYERS = ('blocks.0.attn1.to_q', 'blocks.0.attn2.to_k', 'blocks.1.ffn.net.2')
+LORA = 'transformer.blocks.0.attn1.to_q.lora_'
+
+
+def lora_tensors(ranks=(4, 4, 4), dtype=torch.float32):
+    "Weights of a LoRA on three layers of `base_model`"
+    g, layers = torch.Generator().manual_seed(5), dict(base_model().named_modules())
+    made = {}
+    for name, rank in zip(LAYERS, ranks):
+        weight = layers[name].weight
+        made[f'transformer.{name}.lora_A.weight'] = .2*torch.randn(rank, weight.shape[1], generator=g).to(dtype)
+        made[f'transformer.{name}.lora_B.weight'] = .2*torch.randn(weight.shape[0], rank, generator=g).to(dtype)
+    return made
+
+
+def lora_header(**settings):
+    settings = {'target_modules': list(LAYERS)} | settings
+    return {'lora_adapter_metadata': json.dumps({f'transformer.{k}': v for k, v in settings.items()})}
+
+
+def through_diffusers(file):
+    "The same file through the door of diffusers"
+    pipe = WanVACEPipeline(tokenizer=None, text_encoder=None, vae=None, scheduler=None, transformer=base_model())
+    pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name='me', use_safetensors=True)
+    return ask(pipe.transformer.eval())  # no dropout
+
+
+FULL = json.loads(json.dumps(LoraConfig(r=4, lora_alpha=7, target_modules=['to_q'], lora_dropout=.1, init_lora_weights='gaussian').to_dict(), default=list))
+
+
+@pytest.mark.parametrize('ranks, words', [
+    ((4, 4, 4), {}),
+    ((4, 2, 8), {}),
+    ((4, 4, 4), lora_header(r=4, lora_alpha=9)),
+    ((4, 4, 4), lora_header(r=4, lora_alpha=2.5, use_rslora=True)),
+    ((4, 2, 4), lora_header(r=4, lora_alpha=3, rank_pattern={'blocks.0.attn2.to_k': 2}, alpha_pattern={'^blocks.1.ffn.net.2': 16.})),
+    ((4, 2, 8), lora_header(r=4, lora_alpha=3, rank_pattern={'to_k': 2, 'net.2': 8}, alpha_pattern={'to_k': 1}, use_rslora=True)),
+    ((4, 4, 4), lora_header(**FULL)),
+], ids=['bare', 'ranks', 'alpha', 'rslora', 'patterns', 'all', 'full'])
+def test_a_lora_is_applied_as_diffusers_does(tmp_path, ranks, words):
+    file = save_tensors(tmp_path/'theirs'/'lora.safetensors', lora_tensors(ranks), words)
+    model = base_model()
+    base = ask(model)
+    load_lora(model, file)
+    mine = ask(model)
+    assert not torch.equal(mine, base)
+    assert torch.equal(mine, through_diffusers(file))
+    again = save_lora(tmp_path/'again', model)
+    assert torch.equal(mine, through_diffusers(again))
+    other = base_model()
+    load_lora(other, again)
+    assert torch.equal(ask(other), mine)
+    set_lora_scale(model, 0)
+    assert torch.equal(ask(model), base)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_a_lora_of_16_bits_is_widened(tmp_path, dtype):
+    model, wide = base_model(), base_model()
+    tensors = lora_tensors(dtype=dtype)
+    load_lora(model, save_tensors(tmp_path/'half.safetensors', tensors, {}))
+    load_lora(wide, save_tensors(tmp_path/'wide.safetensors', {name: tensor.float() for name, tensor in tensors.items()}, {}))
+    assert torch.equal(ask(model), ask(wide))
+
+
+def changed(**tensors): return {**lora_tensors(), **{f'{LORA}{name}.weight': tensor for name, tensor in tensors.items()}}
+
+
+REFUSED = {
+    'rank': (lora_tensors(), lora_header(r=8, lora_alpha=8), 'r or rank_pattern'),
+    'no alpha': (lora_tensors(), lora_header(r=4), 'lora_alpha is missing'),
+    'dora': (lora_tensors(), lora_header(r=4, lora_alpha=4, use_dora=True), 'use_dora'),
+    'dora weights': ({**lora_tensors(), f'{LORA}magnitude_vector': torch.ones(32)}, {}, 'lora_magnitude_vector'),
+    'alpha key': ({**lora_tensors(), 'transformer.blocks.0.attn1.to_q.alpha': torch.tensor(8.)}, {}, 'to_q.alpha'),
+    'bias': ({**lora_tensors(), f'{LORA}B.bias': torch.ones(32)}, {}, 'lora_B.bias'),
+    'lora_bias': (lora_tensors(), lora_header(r=4, lora_alpha=4, lora_bias=True), 'lora_bias'),
+    'pissa': (lora_tensors(), lora_header(r=4, lora_alpha=4, init_lora_weights='pissa'), 'init_lora_weights'),
+    'unknown': (lora_tensors(), lora_header(r=4, lora_alpha=4, strength=2), 'strength'),
+    'no prefix': (lora_tensors(), {'lora_adapter_metadata': '{"r": 4, "lora_alpha": 4}'}, 'r is not known'),
+    'slow pattern': (lora_tensors(), lora_header(r=4, lora_alpha=4, alpha_pattern={'(.*)*x': 4}), 'alpha_pattern'),
+    'bad pattern': (lora_tensors(), lora_header(r=4, lora_alpha=4, alpha_pattern={'\\': 4}), 'alpha_pattern'),
+    'strong pattern': (lora_tensors(), lora_header(r=4, lora_alpha=4, alpha_pattern={'to_q': 1e6}), 'alpha_pattern.to_q'),
+    **{f'alpha {alpha!r}': (lora_tensors(), lora_header(r=4, lora_alpha=alpha), 'lora_alpha') for alpha in (1e6, 0, -1, float('nan'), float('inf'), '8', [8], None, True, {})},
+    'rank text': (lora_tensors(), lora_header(r='4', lora_alpha=4), 'r must be'),
+    **{f'header {text[:9]}': (lora_tensors(), {'lora_adapter_metadata': text}, 'lora_adapter_metadata') for text in ('no json', '[1]', '3', '"x"', 'null', '['*5000)},
+    'ranks of A and B': (changed(A=torch.zeros(3, 32)), {}, 'rank 3'),
+    'rank 0': (changed(A=torch.zeros(0, 32), B=torch.zeros(32, 0)), {}, 'rank 0'),
+    'A alone': ({n: t for n, t in lora_tensors().items() if n != f'{LORA}B.weight'}, {}, 'lora_A alone'),
+    'B alone': ({n: t for n, t in lora_tensors().items() if n != f'{LORA}A.weight'}, {}, 'lora_B alone'),
+    'shape': (changed(A=torch.zeros(4, 31)), {}, 'lora_A.weight (4, 31)'),
+    'vector': (changed(A=torch.zeros(32)), {}, 'lora_A.weight (32,)'),
+    'nan': (changed(A=torch.full((4, 32), torch.nan)), {}, 'NaN'),
+    'inf': (changed(B=torch.full((32, 4), torch.inf)), {}, 'infinity'),
+    'huge': (changed(B=torch.full((32, 4), 9e28)), {}, '9.0e+28'),
+    'int': (changed(A=torch.ones(4, 32, dtype=torch.int32)), {}, 'int32'),
+    'bool': (changed(A=torch.ones(4, 32, dtype=torch.bool)), {}, 'bool'),
+    'two prefixes': ({**lora_tensors(), 'blocks.0.attn1.to_q.lora_A.weight': torch.zeros(4, 32), 'blocks.0.attn1.to_q.lora_B.weight': torch.zeros(32, 4)}, {}, 'two prefixes'),
+    'no tensors': ({}, {}, 'empty'),
+}
+
+
+@pytest.mark.parametrize('case', REFUSED)
+def test_a_refused_lora_changes_nothing(tmp_path, case):
+    tensors, words, said = REFUSED[case]
+    model = base_model()
+    load_lora(model, save_tensors(tmp_path/'mine.safetensors', lora_tensors((2, 2, 2)), {}))
+    set_lora_scale(model, .7)
+    before, modules = ask(model), [n for n, _ in model.named_modules()]
+    file = save_tensors(tmp_path/'odd.safetensors', tensors, words)
+    with pytest.raises(UserError) as error: load_lora(model, file)
+    message = str(error.value)
+    assert '\n' not in message and 'odd.safetensors' in message and said in message, message
+    assert torch.equal(ask(model), before) and [n for n, _ in model.named_modules()] == modules
+    fresh = base_model()
+    base = ask(fresh)
+    with pytest.raises(UserError): load_lora(fresh, file)
+    assert torch.equal(ask(fresh), base) and not hasattr(fresh, 'peft_config')
+
+
+@pytest.mark.parametrize('earlier', [True, False])
+def test_a_load_that_dies_half_way_restores_the_earlier_lora(tmp_path, monkeypatch, earlier):
+    model = base_model()
+    if earlier:
+        load_lora(model, save_tensors(tmp_path/'mine.safetensors', lora_tensors((2, 2, 2)), {}))
+        set_lora_scale(model, .7)
+    before, file, attach = ask(model), save_tensors(tmp_path/'new.safetensors', lora_tensors(), {}), lora._attach
+    def no_memory(transformer, config):
+        monkeypatch.setattr(lora, '_attach', attach)
+        attach(transformer, config)
+        raise torch.OutOfMemoryError('no memory')
+    monkeypatch.setattr(lora, '_attach', no_memory)
+    with pytest.raises(torch.OutOfMemoryError): load_lora(model, file)
+    assert torch.equal(ask(model), before) and bool(lora_parameters(model)) == earlier
+    load_lora(model, file)
+    assert torch.equal(ask(model), through_diffusers(file))
+
+
+def test_a_flipped_bit_is_refused(tmp_path):
+    model = base_model()
+    branch = attach_face_branch(model, SIZES, torch.Generator().manual_seed(0))
+    add_lora(model, LoraSettings(rank=2), torch.Generator().manual_seed(0))
+    for file, load in ((save_branch(tmp_path/'branch.safetensors', branch), load_branch), (save_lora(tmp_path, model), None)):
+        data = bytearray(file.read_bytes())
+        data[-9] ^= 4
+        file.write_bytes(data)
+        fresh = base_model()
+        with pytest.raises(UserError, match=file.name): load(file, fresh) if load else load_lora(fresh, file)
+        assert torch.equal(ask(fresh), ask(base_model()))

@@ -23,6 +23,8 @@ from pydantic.dataclasses import dataclass
 # %% ../../nbs/0_core/00_errors.ipynb #3b6ccda9
 class UserError(ValueError):
     "Report something that the user can mend; the command line prints the message alone and exits with 2"
+    def __str__(self):
+        return re.sub(r'[\x00-\x1f\x7f-\x9f\u2028\u2029]+', ' ', super().__str__())  # names from files may hold line breaks and terminal codes
 
 # %% ../../nbs/0_core/00_errors.ipynb #ff3a6376
 configuration = partial(dataclass, frozen=True, config=ConfigDict(allow_inf_nan=False, extra='forbid'))  # Makes a class a configuration
