@@ -1,4 +1,5 @@
 """The laws of the adapters: what is attached, switched off or taken away leaves the base model, to the last bit."""
+from dataclasses import asdict
 from itertools import permutations
 from pathlib import Path
 import json
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 from faceid_nb.adapters import lora
-from faceid_nb.adapters.branch import attach_face_branch, load_branch, save_branch
+from faceid_nb.adapters.branch import HEADER, attach_face_branch, load_branch, save_branch
 from faceid_nb.adapters.lora import LoraSettings, add_lora, load_lora, lora_parameters, lora_state, remove_lora, save_lora, set_lora_scale
 from faceid_nb.adapters.mapper import MapperConfig
+from faceid_nb.adapters.population import start_branch
 from faceid_nb.core.errors import UserError
 from faceid_nb.core.files import save_tensors
 from faceid_nb.world.tiny import random_pipeline
@@ -148,7 +150,7 @@ def test_files_that_do_not_fit(tmp_path):
     deep = base_model(layers=3)
     with pytest.raises(ValueError, match='face branch of another model'): load_branch(tmp_path/'branch.safetensors', deep)
     assert deep.condition_embedder.image_embedder is None
-    with pytest.raises(ValueError, match='Set MapperConfig.width to 64'): load_branch(tmp_path/'branch.safetensors', base_model(width=64))
+    with pytest.raises(ValueError, match='made for a model of width 32, and this one has 64'): load_branch(tmp_path/'branch.safetensors', base_model(width=64))
     with pytest.raises(ValueError, match='missing'): load_branch(tmp_path/'nothing.safetensors', base_model())
     (tmp_path/'cut.safetensors').write_bytes((tmp_path/'branch.safetensors').read_bytes()[:-50])
     with pytest.raises(ValueError, match='cut.safetensors'): load_branch(tmp_path/'cut.safetensors', base_model())
@@ -364,3 +366,50 @@ def test_a_flipped_bit_is_refused(tmp_path):
         fresh = base_model()
         with pytest.raises(UserError, match=file.name): load(file, fresh) if load else load_lora(fresh, file)
         assert torch.equal(ask(fresh), ask(base_model()))
+
+
+def branch_file(place, header=None, **weights):
+    "A branch of `base_model` on the disk, with some of it exchanged"
+    branch = attach_face_branch(base_model(), SIZES, torch.Generator().manual_seed(0))
+    state = {**branch.state_dict(), **weights}
+    words = {'version': 1, 'config': asdict(SIZES)} if header is None else header
+    text = words if isinstance(words, str) else json.dumps(words)
+    return save_tensors(place/'odd.safetensors', {name: tensor for name, tensor in state.items() if tensor is not None}, {HEADER: text})
+
+
+FIRST = 'condition_embedder.image_embedder.first.bias'
+GOOD = asdict(SIZES)
+ODD_BRANCH = {
+    **{f'header {text[:6]}': ({'header': text}, HEADER) for text in ('no', '[]', '3', 'null', '{}', '["version"]', '{"version": 1}', '{"version": 1, "config": 5}')},
+    'version': ({'header': {'version': 2, 'config': GOOD}}, 'version'),
+    'more': ({'header': {'version': 1, 'config': GOOD | {'depth': 3}}}, 'depth'),
+    'less': ({'header': {'version': 1, 'config': {'tokens': 3}}}, 'width'),
+    **{f'tokens {n!r}': ({'header': {'version': 1, 'config': GOOD | {'tokens': n}}}, 'tokens') for n in (-3, 0, 'many', 1e300, [3], None, 10**9)},
+    'terabytes': ({'header': {'version': 1, 'config': GOOD | {'tokens': 512, 'hidden': 65_536}}}, 'odd.safetensors'),
+    'width': ({'header': {'version': 1, 'config': GOOD | {'width': 65_536}}}, 'width'),
+    'missing': ({FIRST: None}, FIRST),
+    'extra': ({'another': torch.zeros(3)}, 'another'),
+    'shape': ({FIRST: torch.zeros(1)}, FIRST),
+    'nan': ({FIRST: torch.full((32,), torch.nan)}, FIRST),
+    'inf': ({FIRST: torch.full((32,), torch.inf)}, FIRST),
+    'huge': ({FIRST: torch.full((32,), 9e28)}, FIRST),
+    'int': ({FIRST: torch.zeros(32, dtype=torch.int64)}, FIRST),
+}
+
+
+@pytest.mark.parametrize('case', ODD_BRANCH)
+def test_a_refused_branch_changes_nothing(tmp_path, case):
+    parts, said = ODD_BRANCH[case]
+    file, model = branch_file(tmp_path, **parts), base_model()
+    base, modules = ask(model), [n for n, _ in model.named_modules()]
+    for load in (load_branch, lambda path, model: start_branch(model, SIZES, torch.Generator().manual_seed(0), path)):
+        with pytest.raises(UserError) as error: load(file, model)
+        message = str(error.value)
+        assert '\n' not in message and 'odd.safetensors' in message and said in message, message
+        assert torch.equal(ask(model), base) and [n for n, _ in model.named_modules()] == modules
+    load_branch(branch_file(tmp_path), model)
+
+
+def test_an_identity_that_is_not_finite_is_refused():
+    branch = attach_face_branch(base_model(), SIZES, torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match='NaN'): branch.set_identity(torch.full((512,), torch.nan))

@@ -9,16 +9,16 @@ __all__ = ['mixed', 'attach_tied', 'face_error', 'save_half', 'start_branch']
 
 # %% ../../nbs/3_adapters/34_population.ipynb #48b0fcd9
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-import json
 
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 import torch
 
-from .branch import HEADER, FaceBranch, attach_face_branch, load_branch, save_branch, word_attentions
+from .branch import FaceBranch, attach_face_branch, load_branch, read_branch, save_branch, word_attentions
 from .mapper import MapperConfig
-from ..core.files import load_tensors
+from ..core.errors import UserError
 
 # %% ../../nbs/3_adapters/34_population.ipynb #612f786f
 def mixed(
@@ -80,12 +80,11 @@ def start_branch(
     generator:Generator,   # Source of the first weights of a fresh one
     start:Path|None=None,  # A file of `save_branch`; None: a fresh branch
 )->FaceBranch:             # Attached
-    "The branch as a training finds it: fresh and silent, or one that knows many people"
+    "Attach the branch that a training starts from: a fresh one, or one that knows many people"
     if start is None: return attach_face_branch(transformer, config, generator)
-    words = load_tensors(start)[1]
-    theirs = json.loads(words[HEADER])['config'] if HEADER in words else vars(config)  # `load_branch` says what is wrong with it
-    fixed = [f'{k} {theirs[k]} where {getattr(config, k)} is wanted' for k in ('width', 'id_dim') if theirs[k] != getattr(config, k)]
-    if fixed: raise ValueError(f'{start} was made for another model: {", ".join(fixed)}. Set model.face_branch= for a fresh branch')
-    differ = [f'mapper.{k}={v}' for k, v in theirs.items() if v != getattr(config, k)]
-    if differ: raise ValueError(f'{start} has other sizes than the recipe: set {", ".join(differ)}, or model.face_branch= for a fresh branch')
+    theirs, mine = asdict(read_branch(start)[0]), asdict(config)
+    fixed = [f'{name} {theirs[name]} where {mine[name]} is wanted' for name in ('width', 'id_dim') if theirs[name] != mine[name]]
+    if fixed: raise UserError(f'{start} was made for another model: {", ".join(fixed)}. Set model.face_branch= for a fresh branch')
+    differ = [f'mapper.{name}={value}' for name, value in theirs.items() if value != mine[name]]
+    if differ: raise UserError(f'{start} has other sizes than the recipe: set {", ".join(differ)}, or model.face_branch= for a fresh branch')
     return load_branch(start, transformer)

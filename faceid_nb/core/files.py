@@ -6,8 +6,8 @@ Files that are whole or absent: everything is written aside, flushed and renamed
 
 # %% auto #0
 __all__ = ['ASIDE', 'HASH', 'write_atomic', 'clear_leftovers', 'need_space', 'write_json', 'read_json', 'read_json_as', 'inside',
-           'private_folder', 'make_private', 'content_sha256', 'save_tensors', 'load_tensors', 'file_sha256',
-           'config_hash', 'package_versions']
+           'private_folder', 'make_private', 'content_sha256', 'save_tensors', 'load_tensors', 'header_as',
+           'file_sha256', 'config_hash', 'package_versions']
 
 # %% ../../nbs/0_core/01_files.ipynb #c3092781
 from collections.abc import Callable
@@ -223,6 +223,20 @@ def load_tensors(
     if expected not in (None, content_sha256(tensors, words)):
         raise UserError(f'{path} is not as it was written: its content does not match its own hash. Restore the file, or make it again.')
     return tensors, words
+def header_as(
+    words:dict[str,str],  # What the header of a safetensors file says
+    name:str,             # An entry of it that holds JSON
+    kind:Any,             # What it must hold: an annotation or a pydantic dataclass
+    path:Path,            # The file, for messages
+)->Any:                   # The entry, of that kind
+    "Read one JSON entry of a header and check its shape; an error names the file and the entry"
+    where = f'{path}, {name}'
+    try:
+        value = json.loads(words[name])
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{where} is not JSON ({error}). The file was edited or comes from another program: make it again.') from error
+    return checked(kind, value, where)
+
 
 # %% ../../nbs/0_core/01_files.ipynb #a01fe5b8
 def file_sha256(
