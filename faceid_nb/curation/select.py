@@ -24,7 +24,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import beta
 
-from ..core.errors import Cosine, Count, Fraction, NotNegative, Positive, Share, configuration
+from ..core.errors import Cosine, Count, Fraction, NotNegative, Positive, Share, UserError, configuration
 from ..core.media import fit_within
 from .faces import Face, FaceFinder, chip, outside, sharpness, yaw
 from .photos import Unreadable, list_photos, read_photo, signature
@@ -157,7 +157,8 @@ def look_at(
     file = path.relative_to(folder).as_posix()
     try: photo = read_photo(path, config.max_pixels)
     except Unreadable as error: return Look(file, '', (0, 0), (), (), None, None, problem=str(error))
-    found = tuple(faces.find(photo.image))
+    try: found = tuple(faces.find(photo.image))
+    except UserError as error: raise UserError(f'{path}: {error}') from None
     sharp = tuple(sharpness(photo.image, f.box, config.sharpness_side) for f in found)
     detail = sharpness(photo.image, found[0].box, 4*config.sharpness_side) if found else 0.
     chips = [chip(photo.image, f.keypoints) for f in found]

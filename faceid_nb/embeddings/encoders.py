@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..core.errors import UserError
 from ..curation.faces import FaceFinder
 from ..curation.manifest import Manifest
 from ..curation.photos import Unreadable, read_photo
@@ -42,7 +43,8 @@ def embed_photo(
     try: photo = read_photo(path, max_pixels=10**9)
     except Unreadable as error: raise ValueError(f'{error}; it could be read when it was curated: copy it again') from error
     if photo.sha256 != sha256: raise ValueError(f'{path} is not the photo that was curated (its bytes have changed); curate again')
-    return faces.embed(photo.image, keypoints)
+    try: return faces.embed(photo.image, keypoints)
+    except UserError as error: raise UserError(f'{path}: {error}') from None
 
 # %% ../../nbs/2_embeddings/21_encoders.ipynb #246ed149
 def show_similarity(
