@@ -65,7 +65,8 @@ def explain(
         else:
             must = MUST[one['type']].format(**context) if one['type'] in MUST else re.sub('^Input should be ', '', one['msg'])
             lines.append(f'{key} must be {must}, got {one["input"]!r}'[:300])
-    return '; '.join(dict.fromkeys(lines))
+    lines = list(dict.fromkeys(lines))
+    return '; '.join(lines[:8]) + (f'; and {len(lines) - 8} more' if len(lines) > 8 else '')
 
 # %% ../../nbs/0_core/00_errors.ipynb #9a32e8ac
 def _compiles(pattern):
