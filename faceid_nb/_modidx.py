@@ -390,6 +390,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'faceid_nb/curation/cache.py'),
                                           'faceid_nb.curation.cache._checksum': ( '1_curation/cache.html#_checksum',
                                                                                   'faceid_nb/curation/cache.py'),
+                                          'faceid_nb.curation.cache._look_from': ( '1_curation/cache.html#_look_from',
+                                                                                   'faceid_nb/curation/cache.py'),
                                           'faceid_nb.curation.cache._packed': ( '1_curation/cache.html#_packed',
                                                                                 'faceid_nb/curation/cache.py'),
                                           'faceid_nb.curation.cache._tuples': ( '1_curation/cache.html#_tuples',
