@@ -101,7 +101,7 @@ class FaceBranch:
         if id_embed is not None and id_embed.numel() != self.config.id_dim:
             raise UserError(f'This face branch takes one identity of {self.config.id_dim} numbers; this is {tuple(id_embed.shape)}. Combine photos into one embedding first, with the encoder of the training.')
         if id_embed is not None and not torch.isfinite(id_embed).all():
-            raise UserError('The identity holds NaN or infinity; a unit vector was expected. Embed the photos again.')
+            raise UserError('The identity is not finite: it holds NaN or infinity. Embed the photos again.')
         self._identity = None if id_embed is None else id_embed.reshape(1, -1)
 
     def parameters(self)->list[nn.Parameter]:
