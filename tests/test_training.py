@@ -3,6 +3,7 @@ from dataclasses import replace
 from errno import ENOSPC
 from pathlib import Path
 import ast
+import json
 import os
 import shutil
 import signal
@@ -19,7 +20,10 @@ from faceid_nb.adapters.branch import attach_face_branch, load_branch
 from faceid_nb.adapters.lora import LoraSettings, add_lora, load_lora, lora_parameters
 from faceid_nb.adapters.mapper import MapperConfig
 from faceid_nb.core import files
-from faceid_nb.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from faceid_nb.core.errors import UserError
+from faceid_nb.core.stop import Stop
+from faceid_nb.training import loop
+from faceid_nb.training.checkpoint import LIST, TrainingState, list_checkpoints, load_checkpoint, save_checkpoint
 from faceid_nb.training.data import PhotoCache, Sample, draw_batch, load_cache, open_cache, save_cache, step_generator
 from faceid_nb.training.loop import TrainConfig, train
 
@@ -52,7 +56,7 @@ def go(folder, config=CONFIG, cache=None, every=(), **parts):
 
 def contents(folder):
     "Everything a training leaves, with the checkpoint's tensors by name"
-    tensors, about = load_checkpoint(folder/'checkpoints')
+    tensors, about, _ = load_checkpoint(folder/'checkpoints')
     return (folder/'branch.safetensors').read_bytes(), (folder/'lora/pytorch_lora_weights.safetensors').read_bytes(), tensors, about
 
 
@@ -78,6 +82,77 @@ def test_a_pause_changes_nothing(step, whole, tmp_path):
     again, _, _ = go(tmp_path)
     assert again.resumed_at == (step - 1)//3*3 and again.losses == whole[1].losses
     assert same(contents(tmp_path), contents(whole[0]))
+
+
+SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
+
+
+def stop_in(function, call, number):
+    "Wrap `function` so that the signal comes at that call of it"
+    made = []
+    def wrapped(*args, **names):
+        made.append(1)
+        if len(made) == call: os.kill(os.getpid(), number)
+        return function(*args, **names)
+    return wrapped
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='signals to oneself')
+@pytest.mark.parametrize('number', SIGNALS)
+@pytest.mark.parametrize('place, call', [('draw_batch', 6), ('flow_loss', 6), ('_finite', 10), ('learning_rate', 10), ('_call', 5)])  # the one in step 5; a checkpoint draws too
+def test_a_stop_loses_no_finished_step(number, place, call, whole, tmp_path, monkeypatch):
+    "In each part of a step: before its update the step is left out, after it the step is kept"
+    with monkeypatch.context() as m:
+        m.setattr(loop, place, stop_in(getattr(loop, place), call, number))
+        with pytest.raises(KeyboardInterrupt): go(tmp_path)
+    again, _, _ = go(tmp_path)
+    assert again.resumed_at == (5 if place == '_call' else 4) and again.losses == whole[1].losses
+    assert same(contents(tmp_path), contents(whole[0]))
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='signals to oneself')
+@pytest.mark.parametrize('number', SIGNALS)
+def test_an_update_is_never_cut_in_two(number, whole, tmp_path, monkeypatch):
+    "The signal comes between the weights and their averages; the step is finished and kept"
+    with monkeypatch.context() as m:
+        m.setattr(TrainingState, 'advance', stop_in(TrainingState.advance, 5, number))
+        with pytest.raises(Stop): go(tmp_path)
+    again, _, _ = go(tmp_path)
+    assert again.resumed_at == 5 and again.losses == whole[1].losses and same(contents(tmp_path), contents(whole[0]))
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='signals to oneself')
+def test_stopped_over_and_over_and_twice_at_once(whole, tmp_path):
+    for step in range(1, 14):
+        def stop(state):
+            if state.step == step: [os.kill(os.getpid(), signal.SIGINT) for _ in range(3)]
+        with pytest.raises(KeyboardInterrupt): go(tmp_path, every=[(1, stop)])
+    again, _, _ = go(tmp_path)
+    assert again.resumed_at == 13 and again.losses == whole[1].losses and same(contents(tmp_path), contents(whole[0]))
+
+
+def test_a_stop_in_a_callback_runs_it_again(tmp_path):
+    "What happens now and then happens once: not twice after a stop elsewhere, not never after a stop in it"
+    seen, stops = [], [4, 8]
+    def note(state):
+        seen.append(state.step)
+        if stops and state.step == stops[0]:
+            stops.pop(0)
+            raise KeyboardInterrupt
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt): go(tmp_path, every=[(2, note)])
+    go(tmp_path, every=[(2, note)])
+    assert seen == [2, 4, 4, 6, 8, 8, 10, 12, 14]
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='signals')
+@pytest.mark.parametrize('number', SIGNALS)
+def test_a_signal_that_the_parent_ignores_stays_ignored(number, tmp_path):
+    before = signal.signal(number, signal.SIG_IGN)
+    try: result, _, _ = go(tmp_path, every=[(3, lambda state: os.kill(os.getpid(), number))])
+    finally: signal.signal(number, before)
+    assert len(result.losses) == 14
 
 
 def test_the_global_generator_is_restored(tmp_path):
@@ -159,24 +234,30 @@ def test_clips_and_photos_together(tmp_path):
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
-def test_a_broken_number_stops_before_the_step(value, tmp_path):
+@pytest.mark.parametrize('part', ['latents', 'control', 'mask', 'words'])
+def test_a_broken_number_in_the_cache_is_named_before_the_first_step(value, part, tmp_path):
     cache = small_cache()
-    broken = replace(cache, samples=(cache.samples[0], replace(cache.samples[1], latents=cache.samples[1].latents*0 + value), *cache.samples[2:]))
-    seen = {}
-    def note(state): seen[state.step] = {n: p.detach().clone() for n, p in state.params.items()}
+    broken = replace(cache.samples[1], **{part: getattr(cache.samples[1], part)*0 + value})
     model, branch = ready()
-    start = {n: p.detach().clone() for n, p in model.named_parameters()}
-    with pytest.raises(ValueError, match=r'loss is (nan|inf) at step \d+, with .*crops/1.png'):
-        train(model, branch, broken, CONFIG, tmp_path, [(1, note)], progress=False)
-    good = seen[max(seen)] if seen else start
-    assert all(torch.equal(p, good[n]) for n, p in model.named_parameters() if n in good)
+    start = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(UserError, match=f'{part} of crops/1.png. No step was made'):
+        train(model, branch, replace(cache, samples=(cache.samples[0], broken, *cache.samples[2:])), CONFIG, tmp_path, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(start, model.parameters())) and not list(tmp_path.iterdir())
+
+
+def test_a_broken_identity_is_not_blamed_on_photos(tmp_path):
+    cache = small_cache()
+    cache.id_embeds[3, 5] = float('nan')
+    model, branch = ready()
+    with pytest.raises(UserError, match=r'identity embedding 3 \(of 5\)') as said: train(model, branch, cache, CONFIG, tmp_path, progress=False)
+    assert 'crops' not in str(said.value) and '-1' not in str(said.value)
 
 
 def test_a_broken_gradient_stops_before_the_step(tmp_path):
     model, branch = ready()
     branch.parameters()[0].register_hook(lambda g: g*float('nan'))
     start = [p.detach().clone() for p in branch.parameters()]
-    with pytest.raises(ValueError, match=r'gradient is nan at step 0, with crops/'): train(model, branch, small_cache(), CONFIG, tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r'gradient is nan in step 1, with crops/.*No step was made'): train(model, branch, small_cache(), CONFIG, tmp_path, progress=False)
     assert all(torch.equal(a, b) for a, b in zip(start, branch.parameters()))
 
 
@@ -190,7 +271,7 @@ def test_another_run_in_the_same_folder(whole):
 
 def test_no_room_before_the_start(tmp_path, monkeypatch):
     monkeypatch.setattr(files.shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000))
-    with pytest.raises(ValueError, match='GB are needed'): go(tmp_path/'run')
+    with pytest.raises(ValueError, match='are missing'): go(tmp_path/'run')
     assert not (tmp_path/'run').exists()
 
 
@@ -203,7 +284,7 @@ def test_the_disk_fills_while_saving(tmp_path, monkeypatch):
     def full(handle): raise OSError(ENOSPC, 'No space left on device')
     with monkeypatch.context() as m:
         m.setattr(files.os, 'fsync', full)
-        with pytest.raises(ValueError, match='disk is full.*step_000006'): go(tmp_path)
+        with pytest.raises(ValueError, match='disk is full'): go(tmp_path)
     assert sorted(p.name for p in tmp_path.rglob('*')) == left                                 # nothing half-written
     assert list_checkpoints(tmp_path/'checkpoints')[0] == whole_file
     again, _, _ = go(tmp_path)
@@ -222,6 +303,137 @@ def test_a_real_full_disk(tmp_path):
     assert done.returncode and 'File too large' in done.stderr, done.stderr
     assert [c['step'] for c in list_checkpoints(tmp_path)] == [1] and sorted(p.name for p in tmp_path.iterdir()) == ['checkpoints.json', 'step_000001.safetensors']
     assert torch.equal(load_checkpoint(tmp_path)[0]['x'], tensors['x'])
+
+
+@pytest.fixture(scope='module')
+def half(tmp_path_factory):
+    "A training that was ended by a crash, and its newest checkpoint"
+    folder = tmp_path_factory.mktemp('half')
+    def die(state):
+        if state.step == 8: raise Died
+    with pytest.raises(Died): go(folder, every=[(1, die)])
+    return folder, load_checkpoint(folder/'checkpoints')
+
+
+def weight(tensors): return next(n for n in sorted(tensors) if n.startswith('param.') and tensors[n].ndim == 2)
+
+
+HARM = {
+    'one number for all': lambda t, n: t | {n: torch.tensor(1.)},
+    'one row for all': lambda t, n: t | {n: t[n][:1].clone()},
+    'turned': lambda t, n: t | {n: t[n].T.contiguous()},
+    'another type': lambda t, n: t | {n: t[n].double()},
+    'not a number': lambda t, n: t | {n: t[n]*float('nan')},
+    'missing': lambda t, n: {k: v for k, v in t.items() if k != n},
+    'average missing': lambda t, n: {k: v for k, v in t.items() if k != n.replace('param.', 'ema.')},
+    'memory of another shape': lambda t, n: t | {n.replace('param.', 'adam.') + '.exp_avg': torch.zeros(1)},
+    'half a memory': lambda t, n: {k: v for k, v in t.items() if k != n.replace('param.', 'adam.') + '.exp_avg_sq'},
+    'infinite memory': lambda t, n: t | {n.replace('param.', 'adam.') + '.exp_avg': t[n]/0},
+    'a weight too many': lambda t, n: t | {'param.other': torch.zeros(1)},
+    'fewer losses': lambda t, n: t | {'losses': t['losses'][:-1]},
+    'many steps': lambda t, n: t | {'step': torch.zeros(3, dtype=torch.int64)},
+    'steps below zero': lambda t, n: t | {'step': torch.tensor(-1)},
+    'seen too much': lambda t, n: t | {'seen': torch.tensor(99)},
+    'no state of chance': lambda t, n: t | {'rng.cpu': t['rng.cpu']*0 + 255},
+    'short state of chance': lambda t, n: t | {'rng.cpu': t['rng.cpu'][:9].clone()},
+    'chance of a strange device': lambda t, n: t | {'rng.cuda.x': t['rng.cpu'].clone()}}
+
+
+@pytest.mark.parametrize('harm', HARM)
+def test_a_checkpoint_that_does_not_fit_is_refused_whole(harm, half, tmp_path):
+    "One line that names the file and the tensor; the training, the generators and the folder are as before"
+    tensors, about, _ = half[1]
+    forge(tmp_path/'checkpoints', HARM[harm](tensors, weight(tensors)), about)
+    model, branch = ready()
+    weights, chance, left = [p.detach().clone() for p in model.parameters()], torch.get_rng_state(), hashes(tmp_path)
+    with pytest.raises(UserError, match=r'step_\d+.safetensors: (tensor|seen)') as said: train(model, branch, small_cache(), CONFIG, tmp_path, progress=False)
+    assert '\n' not in str(said.value)
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters())) and torch.equal(chance, torch.get_rng_state()) and hashes(tmp_path) == left
+
+
+def hashes(folder): return {p.relative_to(folder).as_posix(): files.file_sha256(p) for p in folder.rglob('*') if p.is_file()}
+
+
+def forge(folder, tensors, about):
+    path = files.save_tensors(folder/'step_000006.safetensors', tensors, {'about': json.dumps(about)})
+    files.write_json(folder/LIST, {'version': 1, 'checkpoints': [{'file': path.name, 'step': 6, 'sha256': files.file_sha256(path)}], 'passing': []})
+
+
+LISTS = {
+    'a list': [], 'a word': 'x', 'no list': {'version': 1, 'checkpoints': {}}, 'a number': {'checkpoints': 3}, 'a later version': {'version': 2, 'checkpoints': []},
+    'no hash': {'checkpoints': [{'file': 'step_000006.safetensors', 'step': 6}]}, 'odd hash': {'checkpoints': [{'file': 'a', 'step': 6, 'sha256': 'x'}]},
+    'a name that leads out': {'checkpoints': [{'file': '../../victim', 'step': 6, 'sha256': '0'*64}]},
+    'an absolute name': {'checkpoints': [{'file': '/etc/hosts', 'step': 6, 'sha256': '0'*64}]},
+    'a name of nothing': {'checkpoints': [{'file': '', 'step': 6, 'sha256': '0'*64}]},
+    'to be removed outside': {'checkpoints': [], 'passing': ['../../victim']}, 'a step of words': {'checkpoints': [{'file': 'a', 'step': 'six', 'sha256': '0'*64}]}}
+
+
+@pytest.mark.parametrize('odd', LISTS)
+def test_a_list_of_odd_shape_is_refused(odd, tmp_path):
+    (tmp_path/'victim').write_text('mine')
+    files.write_json(tmp_path/'run'/'checkpoints'/LIST, LISTS[odd])
+    left = hashes(tmp_path)
+    with pytest.raises(UserError, match=LIST) as said: go(tmp_path/'run')
+    assert '\n' not in str(said.value) and hashes(tmp_path) == left
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='links')
+def test_a_checkpoint_behind_a_link_is_refused(half, tmp_path):
+    shutil.copytree(half[0]/'checkpoints', tmp_path/'run'/'checkpoints')
+    name = list_checkpoints(tmp_path/'run'/'checkpoints')[0]['file']
+    (tmp_path/'run'/'checkpoints'/name).rename(tmp_path/'elsewhere')
+    (tmp_path/'run'/'checkpoints'/name).symlink_to(tmp_path/'elsewhere')
+    left = hashes(tmp_path)
+    with pytest.raises(UserError, match='is a link'): go(tmp_path/'run')
+    assert hashes(tmp_path) == left
+
+
+def test_files_of_others_between_the_checkpoints_stay(whole, tmp_path):
+    (tmp_path/'checkpoints').mkdir()
+    for name in ('step_000001.safetensors', 'step_999999.safetensors', 'notes.txt', '.train.part'): (tmp_path/'checkpoints'/name).write_text('mine')
+    go(tmp_path)
+    assert {p.name for p in (tmp_path/'checkpoints').iterdir() if p.stat().st_size == 4} == {'step_000001.safetensors', 'step_999999.safetensors', 'notes.txt', '.train.part'}
+    assert same(contents(tmp_path), contents(whole[0]))
+    (tmp_path/'other'/'checkpoints').mkdir(parents=True)
+    (tmp_path/'other'/'checkpoints'/'step_000003.safetensors').write_text('mine')
+    with pytest.raises(UserError, match='is not of this training'): go(tmp_path/'other')
+    assert (tmp_path/'other'/'checkpoints'/'step_000003.safetensors').read_text() == 'mine'
+
+
+def test_killed_at_every_write_of_a_checkpoint(tmp_path, monkeypatch):
+    "The process ends before each rename in turn: what is left is whole, and nothing stays that no list names"
+    keep = {'step': torch.tensor(0), 'x': torch.zeros(10)}
+    for write in range(1, 4):
+        folder, made, replace_file = tmp_path/str(write), [], os.replace
+        for step in (1, 2): save_checkpoint(folder, keep | {'step': torch.tensor(step)}, {})
+        def die(old, new):
+            made.append(new)
+            if len(made) == write: raise Died
+            replace_file(old, new)
+        with monkeypatch.context() as m:
+            m.setattr(files.os, 'replace', die)
+            with pytest.raises(Died): save_checkpoint(folder, keep | {'step': torch.tensor(3)}, {})
+        assert int(load_checkpoint(folder)[0]['step']) == 2
+        save_checkpoint(folder, keep | {'step': torch.tensor(4)}, {})
+        assert {p.name for p in folder.iterdir()} == {LIST, *(c['file'] for c in list_checkpoints(folder))}
+
+
+@pytest.mark.parametrize('spoil', ['nan', 'huge'])
+def test_weights_are_checked_after_the_last_step(spoil, tmp_path):
+    "No file and no checkpoint of weights that are broken after the last update"
+    def harm(state):
+        if state.step == 14: state.ema = {n: t*float('nan') if spoil == 'nan' else t + 9e28 for n, t in state.ema.items()}
+    with pytest.raises(UserError, match='After step 14'): go(tmp_path, every=[(1, harm)])
+    assert not (tmp_path/'branch.safetensors').exists() and not (tmp_path/'lora').exists()
+    assert [c['step'] for c in list_checkpoints(tmp_path/'checkpoints')] == [12, 9]
+
+
+@pytest.mark.parametrize('error', [MemoryError(), torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_too_little_memory_says_so(error, tmp_path, monkeypatch):
+    def full(*args): raise error
+    monkeypatch.setattr(loop, 'flow_loss', full)
+    with pytest.raises(UserError, match=r'Memory ran out in step 1.*training.batch_size \(it is 2\)') as said: go(tmp_path)
+    assert '\n' not in str(said.value)
 
 
 def test_the_cache_is_made_once(tmp_path):

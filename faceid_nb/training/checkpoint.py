@@ -19,10 +19,9 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from ..core.errors import STRICT, Natural, PlainName, UserError
+from ..core.errors import Natural, PlainName, UserError, configuration
 from ..core.files import file_sha256, inside, load_tensors, need_space, read_json_as, save_tensors, write_json
 from ..core.stop import held
 
@@ -188,14 +187,14 @@ def _load_tensors(state, tensors):
 LIST = 'checkpoints.json'
 Sha = Annotated[str, Field(pattern='^[0-9a-f]{64}$')]
 
-@dataclass(frozen=True, config=STRICT)
+@configuration
 class Saved:
     "Name one checkpoint that was completed"
     file:PlainName
     step:Natural
     sha256:Sha
 
-@dataclass(frozen=True, config=STRICT)
+@configuration
 class CheckpointList:
     "Say what lies in a folder of checkpoints; this is `checkpoints.json`"
     version:Annotated[int, Field(ge=1, le=1)] = 1
