@@ -111,6 +111,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'faceid_nb.app.cli._agreed': ('8_app/cli.html#_agreed', 'faceid_nb/app/cli.py'),
                                    'faceid_nb.app.cli._compare': ('8_app/cli.html#_compare', 'faceid_nb/app/cli.py'),
                                    'faceid_nb.app.cli._demo': ('8_app/cli.html#_demo', 'faceid_nb/app/cli.py'),
+                                   'faceid_nb.app.cli._end': ('8_app/cli.html#_end', 'faceid_nb/app/cli.py'),
                                    'faceid_nb.app.cli._forget': ('8_app/cli.html#_forget', 'faceid_nb/app/cli.py'),
                                    'faceid_nb.app.cli._generate': ('8_app/cli.html#_generate', 'faceid_nb/app/cli.py'),
                                    'faceid_nb.app.cli._leave': ('8_app/cli.html#_leave', 'faceid_nb/app/cli.py'),

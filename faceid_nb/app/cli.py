@@ -9,9 +9,9 @@ __all__ = ['ARGUMENTS', 'VERBS', 'EXAMPLES', 'STOPPED', 'RESULTS', 'WORK', 'read
 
 # %% ../../nbs/8_app/88_cli.ipynb #048c029c
 import argparse
+import atexit
 import io
 import os
-import signal
 import sys
 import traceback
 import warnings
@@ -21,7 +21,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from ..core.stop import SIGNALS, leaving, stop_asked, stop_heard, stoppable
+from ..core.stop import leaving, stop_asked, stop_heard, stoppable
 
 # %% ../../nbs/8_app/88_cli.ipynb #cd330763
 def read_pairs(
@@ -283,6 +283,12 @@ def _leave(line):
     os.write(2, line.encode())
     os._exit(130)
 
+def _end(code):
+    "End the process without taking Python apart, after what was registered for the end"
+    atexit._run_exitfuncs()
+    if sys.stdout is not None and not _reader_gone(): sys.stdout.flush()
+    os._exit(code)
+
 def _work(asked, own):
     work, modules = WORK[asked.verb]
     with leaving(partial(_leave, STOPPED + '\n')) if own else nullcontext():
@@ -303,7 +309,5 @@ def main(
         if asked is None: return 0
         if not asked.debug: warnings.simplefilter('ignore')
         with Door(asked.debug) as door: _work(asked, own)
-    if own and door.code == 130:  # further signals find a process that is leaving
-        for name in SIGNALS:
-            if hasattr(signal, name): signal.signal(getattr(signal, name), lambda *_: os._exit(130))
+    if own and door.code == 130: _end(130)
     return door.code

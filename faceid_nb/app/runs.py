@@ -111,7 +111,7 @@ def _apart(
         def work():
             papermill.execute_notebook(
                 str(notebook), str(aside), parameters, kernel_name='python3', cwd=str(cwd), execution_timeout=timeout, progress_bar=False,
-                kernel_manager_class=Kernel, extra_arguments=['--IPKernelApp.log_level=40', '--InteractiveShellApp.ignore_cwd=True'])
+                kernel_manager_class=Kernel, shutdown_kernel='immediate', extra_arguments=['--IPKernelApp.log_level=40', '--InteractiveShellApp.ignore_cwd=True'])
 
         with ThreadPoolExecutor(1) as thread:
             future = thread.submit(work)
