@@ -1,6 +1,9 @@
 """Modules:
 
 - `faceid_nb.adapters.branch`: After this chapter you can hang a face on an unmodified Wan-VACE, turn it up and down, take it off again, and prove that it did no harm.
+- `faceid_nb.app.phases`: After reading you can learn a face from photos with three function calls, stop them anywhere, and find every choice and every hash in one folder.
+- `faceid_nb.app.results`: After reading you can make a person dance, turn the clips into numbers, a page and a few lines of text, and know where each number comes from.
+- `faceid_nb.app.store`: After reading you can stop a run at any moment, type the same command again, and get the same files to the last bit; and until then you keep the old ones.
 - `faceid_nb.app.survey`: After reading you can say which runs lie in a folder, whom each is about, and which files they made.
 - `faceid_nb.app.widgets`: After reading you can accept or reject photos with keys and clicks, and turn a face up and down with a slider, inside JupyterLab.
 - `faceid_nb.core.errors`: After reading you can tell a mistake of the user from a bug, and check any value that a user may give with one annotation.

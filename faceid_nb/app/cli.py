@@ -148,40 +148,39 @@ def check_device(
 def _one_phase(asked):
     from faceid_nb.app.recipes import run_place
     from faceid_nb.app.results import PHASES, told
-    from faceid_nb.app.store import fresh
+    from faceid_nb.app.store import claimed
     recipe = _recipe(asked)
     folder = asked.run if asked.verb != 'curate' else run_place(recipe, asked.folder)
     if asked.verb in ('train', 'generate', 'evaluate') and not (folder/asked.verb/'phase.json').is_file(): check_device(recipe)
-    with fresh(folder): step = PHASES[asked.verb](recipe, folder)
+    with claimed(folder): step = PHASES[asked.verb](recipe, folder)
     print(told(step, folder))
 
 # %% ../../nbs/8_app/88_cli.ipynb #d2d86678
 def _generate(asked):
     if asked.pose is None: return _one_phase(asked)
-    from faceid_nb.app.phases import run_clip
+    from faceid_nb.app.results import run_clip
     recipe = _recipe(asked)
     check_device(recipe)
-    out = asked.out or asked.run/f'{asked.pose.stem}.mp4'
-    print(run_clip(recipe, asked.run, asked.pose, asked.prompt or '', asked.face_scale, asked.lora, out))
+    print(run_clip(recipe, asked.run, asked.pose, asked.prompt or '', asked.face_scale, asked.lora, asked.out))
 
 def _run(asked):
     from faceid_nb.app.recipes import run_place
     from faceid_nb.app.runs import run_notebooks
     from faceid_nb.app.results import results
-    from faceid_nb.app.store import fresh
+    from faceid_nb.app.store import claimed
     recipe = _recipe(asked)
     folder = run_place(recipe, asked.folder)
     check_device(recipe)
-    with fresh(folder): run_notebooks(asked.recipe, read_pairs(asked.pairs), folder)
+    with claimed(folder): run_notebooks(asked.recipe, read_pairs(asked.pairs), folder)
     print(results(folder))
 
 def _demo(asked):
     from faceid_nb.app.results import results, run_all
-    from faceid_nb.app.store import fresh
+    from faceid_nb.app.store import claimed
     folder = asked.folder or Path('runs/demo')
     recipe = _recipe(asked)
     check_device(recipe)
-    with fresh(folder): run_all(recipe, folder)
+    with claimed(folder): run_all(recipe, folder)
     print(results(folder))
 
 def _scan(asked):
