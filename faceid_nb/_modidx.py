@@ -357,6 +357,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'faceid_nb.app.work._stacked': ('8_app/work.html#_stacked', 'faceid_nb/app/work.py'),
                                     'faceid_nb.app.work.album_faces': ('8_app/work.html#album_faces', 'faceid_nb/app/work.py'),
                                     'faceid_nb.app.work.check_faces': ('8_app/work.html#check_faces', 'faceid_nb/app/work.py'),
+                                    'faceid_nb.app.work.check_links': ('8_app/work.html#check_links', 'faceid_nb/app/work.py'),
                                     'faceid_nb.app.work.check_rows': ('8_app/work.html#check_rows', 'faceid_nb/app/work.py'),
                                     'faceid_nb.app.work.content_of': ('8_app/work.html#content_of', 'faceid_nb/app/work.py'),
                                     'faceid_nb.app.work.curate_into': ('8_app/work.html#curate_into', 'faceid_nb/app/work.py'),

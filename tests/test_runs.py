@@ -72,10 +72,10 @@ def killed(folder, when, how):
 @pytest.mark.skipif(os.name != 'posix', reason='kill by signal')
 def test_killed_three_times_and_still_bit_equal(demo, tmp_path):
     folder = tmp_path/'demo'
-    assert killed(folder, 'input/subject/photos/*.jpg', signal.SIGKILL)[0] == -signal.SIGKILL
-    assert killed(folder, 'train/checkpoints/step_*2.safetensors', signal.SIGKILL)[0] == -signal.SIGKILL
-    code, said = killed(folder, 'generate/mapper/*.mp4', signal.SIGTERM)
+    assert killed(folder, 'input/subject.partial/photos/*.jpg', signal.SIGKILL)[0] == -signal.SIGKILL
+    assert killed(folder, 'train.partial/checkpoints/step_*2.safetensors', signal.SIGKILL)[0] == -signal.SIGKILL
+    code, said = killed(folder, 'generate.partial/mapper/*.mp4', signal.SIGTERM)
     assert code == 130 and 'goes on from here' in said, said
     assert main(['demo', '--folder', str(folder), *QUICK]) == 0
     assert content(folder) == content(demo)
-    assert not list(folder.rglob('.*.part*'))
+    assert not list(folder.rglob('.faceid_part.*')) and not list(folder.rglob('*.partial'))

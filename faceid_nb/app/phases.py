@@ -30,7 +30,7 @@ from .inputs import Dance, find_dances, find_photos, find_strangers
 from .recipes import (Recipe, branch_place, crop_config, face_finder, known_keys, model_place, named_recipe, pack_home,
                                    pack_place, with_overrides)
 from .store import Step, claimed, do_step, finished
-from .work import (ORDER, CurateTask, Plan, RunFile, album_faces, check_faces, check_rows, content_of, curate_into, draw_losses,
+from .work import (ORDER, CurateTask, Plan, RunFile, album_faces, check_faces, check_links, check_rows, content_of, curate_into, draw_losses,
                                 embed_into, model_sha, person, photo_contents, photo_words, read_by_hand, read_run, rejected_faces,
                                 single_face, was_moved)
 from ..core.errors import UserError, checked
@@ -68,8 +68,7 @@ def pack_hashes(
     return {path.name: model_sha(path) for path in sorted(pack_home(recipe).glob('*.onnx'))}
 
 # %% ../../nbs/8_app/85_phases.ipynb #297c0b9f
-def _plain_keys(recipe):
-    return json.loads(json.dumps(known_keys(recipe)))
+def _plain_keys(recipe): return json.loads(json.dumps(known_keys(recipe)))
 
 def note_run(
     recipe:Recipe,   # What shall be done
@@ -96,7 +95,8 @@ def check_owner(
     recipe:Recipe,
     folder:Path,     # Run folder; may not exist
 ):
-    "Refuse another photo folder, or another name, in the run folder of somebody else"
+    "Refuse another photo folder, or another name, in the run folder of somebody else, and links in it"
+    check_links(folder)
     if not inside(folder, 'run.json').exists(): return
     keys = read_run(folder).recipe
     subject, photos = (checked(str, keys.get(key, ''), f'{folder}/run.json: {key}') for key in ('subject', 'inputs.photos'))

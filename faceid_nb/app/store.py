@@ -80,7 +80,9 @@ def read_step(
     step = read_json_as(path, Step)
     if step.name != name: raise UserError(f'{path} describes the phase {step.name!r}, not {name!r}. It was copied or edited: restore it, or use another run folder.')
     for file in step.all_files:
-        inside(folder, file)
+        try:
+            inside(folder, file)
+        except UserError as error: raise UserError(f'{path}: {error}') from None
     return step
 
 def finished(
@@ -196,6 +198,7 @@ def check_place(
         if one.exists() and not one.is_dir(): raise UserError(f'{one} is a file, and the phase needs a folder of that name. Move it away, or choose another run folder.')
     shown(folder)
     old = read_step(place, name) if place.is_dir() else None
+    clear_leftovers(place)
     if old is None and any(path.name not in JUNK for path in files_below(place)):
         raise UserError(f'{place} holds files that no run of ours made. Move them away, or choose another run folder.')
     known = old.all_files if old else {}
@@ -288,7 +291,7 @@ def _undo(folder, before):
         if path in before: continue
         path.unlink()
         for parent in path.parents:
-            if not parent.is_relative_to(folder) or any(parent.iterdir()): break
+            if parent == folder or any(parent.iterdir()): break
             parent.rmdir()
 
 # %% ../../nbs/8_app/81_store.ipynb #36903b7c

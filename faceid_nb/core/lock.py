@@ -40,7 +40,9 @@ def lock_file(
     home = Path(tempfile.gettempdir())/f'faceid_nb-{getuser()}'
     try:
         private_folder(home)
-    except OSError as error: raise UserError(f'{home} cannot be made ({error.strerror}). Set TMPDIR to a folder that you can write to.') from error
+    except OSError as error:
+        raise UserError(f'{home} cannot be made ({error.strerror}). Set TMPDIR to a folder that you can write '
+                        'to.') from error
     if home.is_symlink() or os.name == 'posix' and home.lstat().st_uid != os.getuid():
         raise UserError(f'{home} belongs to somebody else. Set TMPDIR to a folder of your own.')
     return home/f'{sha256(str(Path(folder).resolve()).encode()).hexdigest()[:24]}.lock'

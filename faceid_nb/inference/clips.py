@@ -58,19 +58,24 @@ def clip_target(
     folder, pose = Path(folder), Path(pose)
     if out is None:
         place = inside(folder, CLIPS)
-        if place.exists() and not place.is_dir(): raise UserError(f'{place} is a file, and clips go to a folder of that name. Move it away, or choose another file with --out.')
+        if place.exists() and not place.is_dir():
+            raise UserError(f'{place} is a file, and clips go to a folder of that name. Move it away, or choose '
+                            'another file with --out.')
         read_clips_list(folder)
         return free_name(place/f'{pose.stem}.mp4')
     out = Path(out).expanduser()
     if out.suffix.lower() != '.mp4': raise UserError(f'--out {out} must end with .mp4: clips are written as H.264 mp4.')
     if out.resolve() == pose.resolve(): raise UserError(f'--out {out} is the pose clip itself. Choose another file.')
     if os.path.lexists(out): raise UserError(f'--out {out} exists already. Choose another file, or remove it first.')
-    if not out.parent.is_dir(): raise UserError(f'--out {out}: there is no folder {out.parent}. Make it first, or choose another file.')
-    if not os.access(out.parent, os.W_OK): raise UserError(f'--out {out}: the folder {out.parent} cannot be written to. Choose another file.')
+    if not out.parent.is_dir():
+        raise UserError(f'--out {out}: there is no folder {out.parent}. Make it first, or choose another file.')
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f'--out {out}: the folder {out.parent} cannot be written to. Choose another file.')
     for place in out.resolve().parents:
         other = (place/'run.json').exists() and place != folder.resolve()
         if other or any((place/mark).exists() for mark in ('phase.json', 'started.json')):
-            raise UserError(f'--out {out} lies among the results in {place}, which are listed and checked. Choose a file outside of it, or leave --out away.')
+            raise UserError(f'--out {out} lies among the results in {place}, which are listed and checked. Choose '
+                            'a file outside of it, or leave --out away.')
     return out
 
 # %% ../../nbs/5_inference/54_clips.ipynb #58f2151a

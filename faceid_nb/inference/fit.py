@@ -54,14 +54,19 @@ def check_model(
 ):
     "Refuse a model folder that is not whole, or that face branch or LoRA do not fit"
     missing = missing_parts(folder)
-    if missing: raise UserError(f'{folder} is not a whole model. These files are missing: {", ".join(missing)}. Copy or fetch them again.')
+    if missing:
+        raise UserError(f'{folder} is not a whole model. These files are missing: {", ".join(missing)}. Copy or '
+                        'fetch them again.')
     path = folder/'transformer'/'config.json'
     sizes = read_json_as(path, dict[str, Any])
     heads, each = (checked(int, sizes.get(key), f'{path}: {key}') for key in ('num_attention_heads', 'attention_head_dim'))
-    if heads*each != mapper.width: raise UserError(f'The model in {folder} is {heads*each} wide, and mapper.width is {mapper.width}. Set mapper.width={heads*each}.')
+    if heads*each != mapper.width:
+        raise UserError(f'The model in {folder} is {heads*each} wide, and mapper.width is {mapper.width}. Set '
+                        f'mapper.width={heads*each}.')
     layers = list(linear_layers(folder))
     if not any(re.fullmatch(targets, layer) for layer in layers):
-        raise UserError(f'lora.targets={targets} names no linear layer of {folder}. Its layers are called like {", ".join(layers[:40:8])}.')
+        raise UserError(f'lora.targets={targets} names no linear layer of {folder}. Its layers are called like '
+                        f'{", ".join(layers[:40:8])}.')
 
 def training_bytes(
     folder:Path,    # A diffusers folder
@@ -76,7 +81,8 @@ def training_bytes(
 def _header_of(text, path):
     try:
         header = json.loads(text)
-    except ValueError as error: raise UserError(f'{path} has a damaged header ({error}). Copy or fetch it again.') from error
+    except ValueError as error:
+        raise UserError(f'{path} has a damaged header ({error}). Copy or fetch it again.') from error
     return checked(dict[str, Any], checked(dict[str, Any], header, str(path)).get('config'), f'{path}: config')
 
 def check_branch(
@@ -89,10 +95,13 @@ def check_branch(
             words = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(f'{path} is not a whole safetensors file ({error}). Copy or fetch it again.') from error
-    if HEADER not in words: raise UserError(f'{path} is not a face branch. Set model.face_branch= to train from scratch.')
+    if HEADER not in words:
+        raise UserError(f'{path} is not a face branch. Set model.face_branch= to train from scratch.')
     theirs = _header_of(words[HEADER], path)
     differ = [f'{key} is {theirs.get(key)} in the file and {size} in the recipe' for key, size in vars(mapper).items() if theirs.get(key) != size]
-    if differ: raise UserError(f'{path} does not fit: {"; ".join(differ)}. Change the mapper keys, or set model.face_branch= to train from scratch.')
+    if differ:
+        raise UserError(f'{path} does not fit: {"; ".join(differ)}. Change the mapper keys, or set '
+                        'model.face_branch= to train from scratch.')
 
 # %% ../../nbs/5_inference/53_fit.ipynb #8d3e166c
 def check_machine(
@@ -104,13 +113,17 @@ def check_machine(
         kind = torch.device(device).type
     except RuntimeError: raise UserError(f'model.device={device} is not a device. Write cpu, cuda or cuda:0.') from None
     if kind == 'cuda' and not torch.cuda.is_available():
-        raise UserError(f'model.device={device} needs a CUDA GPU and none was found. Add model.device=cpu to try it slowly.')
+        raise UserError(f'model.device={device} needs a CUDA GPU and none was found. Add model.device=cpu to try '
+                        'it slowly.')
     if kind == 'mps' and not torch.backends.mps.is_available():
-        raise UserError(f'model.device={device} needs an Apple GPU and none was found. Add model.device=cpu to try it slowly.')
+        raise UserError(f'model.device={device} needs an Apple GPU and none was found. Add model.device=cpu to '
+                        'try it slowly.')
     if kind != 'cpu': return
     size = sum(path.stat().st_size for path in folder.rglob('*.safetensors'))
     free = psutil.virtual_memory().available
-    if size > free: raise UserError(f'The model in {folder} needs {size/1e9:.1f} GB of memory and {free/1e9:.1f} GB are free. Close other programs, or use a smaller model.')
+    if size > free:
+        raise UserError(f'The model in {folder} needs {size/1e9:.1f} GB of memory and {free/1e9:.1f} GB are free. '
+                        'Close other programs, or use a smaller model.')
 
 # %% ../../nbs/5_inference/53_fit.ipynb #185af379
 TAKEN = ('grid',)  # Names of clips that the report makes for itself
@@ -122,5 +135,7 @@ def check_poses(
 ):
     "Refuse pose clips of another size or length, and names that the report needs"
     for name, path in poses.items():
-        if name.lower() in TAKEN: raise UserError(f'{path}: a dance cannot be called {name}, for the report makes a clip of that name. Rename the file.')
+        if name.lower() in TAKEN:
+            raise UserError(f'{path}: a dance cannot be called {name}, for the report makes a clip of that name. '
+                            'Rename the file.')
         read_pose(path, size, num_frames)
