@@ -1,12 +1,37 @@
-"""A whole run through papermill."""
+"""A whole run through papermill, and what can go wrong with a kernel."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import nbformat
+import psutil
+import pytest
 
 from conftest import QUICK
+from faceid_nb.app import runs
 from faceid_nb.app.cli import main
+from faceid_nb.app.runs import run_notebook
+from faceid_nb.core.errors import UserError
 from faceid_nb.core.files import read_json
 
+FOREIGN = {'argv': ['python-of-another-environment', '-m', 'ipykernel_launcher', '-f', '{connection_file}'], 'display_name': 'Python 3', 'language': 'python'}
 
-def test_papermill_leaves_notebooks_that_read_well(tmp_path, capsys):
+
+@pytest.fixture
+def foreign_kernel(tmp_path, monkeypatch):
+    "A kernel called python3 that another project installed for the user"
+    place = tmp_path/'jupyter'/'kernels'/'python3'
+    place.mkdir(parents=True)
+    (place/'kernel.json').write_text(json.dumps(FOREIGN))
+    for name in ('JUPYTER_DATA_DIR', 'JUPYTER_PATH'): monkeypatch.setenv(name, str(tmp_path/'jupyter'))
+
+
+def test_papermill_leaves_notebooks_that_read_well(tmp_path, capsys, foreign_kernel):
+    "Also where the user's python3 kernel is of another environment; the notebooks are their owner's alone"
     folder = tmp_path/'run'
     assert main(['run', 'tiny', 'seed=3', '--folder', str(folder), *QUICK]) == 0
     books = sorted((folder/'notebooks').glob('*.ipynb'))
@@ -18,5 +43,76 @@ def test_papermill_leaves_notebooks_that_read_well(tmp_path, capsys):
         assert not [o for o in outputs if o.output_type == 'error']
         assert any('image/png' in o.get('data', {}) for o in outputs), f'{path.stem} shows no picture'
         assert "'seed': '3'" in ''.join(cell.source for cell in book.cells) or '"seed": "3"' in ''.join(cell.source for cell in book.cells)
+        assert os.name != 'posix' or path.stat().st_mode & 0o777 == 0o600
+    assert os.name != 'posix' or (folder/'notebooks').stat().st_mode & 0o777 == 0o700
     assert read_json(folder/'summary.json')['seed'] == 3
     assert 'report.html' in capsys.readouterr().out
+
+
+def notebook(path, code):
+    "A target of two cells"
+    cells = [nbformat.v4.new_code_cell('n: int = 1', metadata={'tags': ['parameters']}), nbformat.v4.new_code_cell(code)]
+    kernel = {'kernelspec': {'name': 'python3', 'language': 'python', 'display_name': 'python3'}}
+    nbformat.write(nbformat.v4.new_notebook(metadata=kernel, cells=cells), path)
+    return path
+
+
+def executed(tmp_path, code, out='out.ipynb'):
+    return run_notebook(notebook(tmp_path/'target.ipynb', code), tmp_path/'out'/out, {'n': 2}, tmp_path, 60)
+
+
+def test_the_kernel_is_this_interpreter(tmp_path, foreign_kernel):
+    "Whatever is installed for the user, and whatever lies in the folder where the command runs"
+    (tmp_path/'statistics.py').write_text('raise RuntimeError("the wrong one")')
+    book = nbformat.read(executed(tmp_path, 'import statistics, sys; print(sys.executable)'), 4)
+    assert book.cells[-1].outputs[0].text.strip() == sys.executable
+
+
+ERRORS = {
+    'raise ValueError("n=2, but\\nless is wanted")': (UserError, 'n=2, but\nless is wanted'),
+    'from faceid_nb.core.errors import UserError\nclass Odd(UserError): pass\nraise UserError("look here")': (UserError, 'look here'),
+    'open("no such file")': (UserError, 'No such file'),
+    'import json; json.loads("{")': (UserError, 'Expecting property name'),
+    'raise MemoryError': (MemoryError, ''),
+    'import torch; raise torch.OutOfMemoryError("CUDA out of memory")': (MemoryError, 'CUDA out of memory'),
+    'raise KeyError("a bug")': (RuntimeError, 'target.ipynb failed with KeyError'),
+    'import os, signal; os.kill(os.getpid(), signal.SIGKILL)': (UserError, 'memory ran out'),
+    'import os; os.write(2, b"the last words\\n"); os._exit(3)': (RuntimeError, 'target.ipynb ended with code 3: the last words')}
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='kill by signal')
+@pytest.mark.parametrize('code', ERRORS)
+def test_an_error_in_a_kernel_is_the_same_error_here(code, tmp_path):
+    kind, words = ERRORS[code]
+    with pytest.raises(kind) as said: executed(tmp_path, code)
+    assert type(said.value) is kind and words in str(said.value)
+    assert list((tmp_path/'out').iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='kill by signal')
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGHUP'])
+def test_a_stop_reaches_the_kernel_and_what_it_saves_is_kept(name, tmp_path):
+    target = notebook(tmp_path/'target.ipynb', f'import time\nprint("begun")\nopen({str(tmp_path/"begun")!r}, "w").close()\ntry: time.sleep(60)\nfinally:\n    time.sleep(.5)\n    open({str(tmp_path/"saved")!r}, "w").close()')
+    script = f'''import sys; from pathlib import Path; import faceid_nb.app.cli as cli, faceid_nb.app.runs as runs
+home = Path({str(tmp_path)!r})
+cli.WORK['recipes'] = (lambda asked: runs.run_notebook(home/'target.ipynb', home/'out'/'out.ipynb', {{'n': 2}}, home, 60), ())
+sys.argv = ['faceid', 'recipes']
+raise SystemExit(cli.main())'''
+    work = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path/'begun').exists(): assert work.poll() is None or work.stderr.read() == '', time.sleep(.02)
+    kernels = psutil.Process(work.pid).children(recursive=True)
+    work.send_signal(getattr(signal, name))
+    out, err = work.communicate(timeout=60)
+    assert (work.returncode, err) == (130, 'faceid: stopped; the same command goes on from here\n')
+    assert (tmp_path/'saved').exists() and kernels and not [one for one in kernels if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert [p.name for p in (tmp_path/'out').iterdir()] == ['out.ipynb']
+    assert nbformat.read(tmp_path/'out'/'out.ipynb', 4).cells[-1].outputs[0].text == 'begun\n'
+
+
+def test_leftovers_of_a_killed_write_are_cleared(tmp_path, monkeypatch):
+    books, gone = tmp_path/'run'/'notebooks', subprocess.run([sys.executable, '-c', 'import os; print(os.getpid())'], capture_output=True, text=True).stdout.strip()
+    books.mkdir(parents=True)
+    for name in (f'.faceid_part.{gone}.10_curate.ipynb', '.mine.part.ipynb', f'.faceid_part.{os.getppid()}.40_train.ipynb'): (books/name).write_text('x')
+    monkeypatch.setattr(runs, 'run_notebook', lambda notebook, out, parameters, cwd, timeout: out)
+    runs.run_notebooks('tiny', {}, tmp_path/'run', tell=lambda words: None)
+    assert sorted(p.name for p in books.iterdir()) == sorted(['.mine.part.ipynb', f'.faceid_part.{os.getppid()}.40_train.ipynb'])

@@ -258,7 +258,7 @@ class Door:
     def __enter__(self): return self
 
     def __exit__(self, kind, error, trace):
-        if kind is None: return
+        if kind is None and not stop_asked(): return
         if stop_asked() or issubclass(kind, KeyboardInterrupt):
             stop_heard()
             self.code, line = 130, STOPPED
@@ -285,7 +285,7 @@ def _leave(line):
 def _end(code):
     "End the process without taking Python apart, after what was registered for the end"
     atexit._run_exitfuncs()
-    if sys.stdout is not None and not _reader_gone(): sys.stdout.flush()
+    if sys.stdout is not None: _reader_gone()  # flushes
     os._exit(code)
 
 def _work(asked, own):
@@ -293,8 +293,7 @@ def _work(asked, own):
     with leaving(partial(_leave, STOPPED + '\n')) if own else nullcontext():
         for name in modules: import_module(name)
     work(asked)
-    if not _reader_gone(): return
-    raise BrokenPipeError
+    if sys.stdout is not None: sys.stdout.flush()
 
 def main(
     arguments:list[str]|None = None,  # Words after `faceid`; those of the process when not given
