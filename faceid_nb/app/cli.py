@@ -12,6 +12,7 @@ import argparse
 import atexit
 import io
 import os
+import select
 import sys
 import traceback
 import warnings
@@ -239,12 +240,13 @@ def _say(line):
     except OSError: sys.stderr = None  # the terminal is gone
 
 def _reader_gone():
-    "Say whether nobody reads our output any more; if so, throw it away"
-    try: sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    "Say whether nobody reads our output any more; if so, throw away what is left of it"
+    if sys.stdout is not sys.__stdout__ or not hasattr(select, 'poll'): return False
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in asked.poll(0)): return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 def _no_memory(error):
     "Say whether memory ran out; torch is asked only if it is there"
@@ -285,7 +287,7 @@ def _leave(line):
 def _end(code):
     "End the process without taking Python apart, after what was registered for the end"
     atexit._run_exitfuncs()
-    if sys.stdout is not None: _reader_gone()  # flushes
+    if sys.stdout is not None and not _reader_gone(): sys.stdout.flush()
     os._exit(code)
 
 def _work(asked, own):
