@@ -20,7 +20,7 @@ WANTED_TORCH := $(or $(TORCH),$(KEPT_TORCH),torch==2.13.0)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test notebooks lint lab docs readme export hooks clean fresh FORCE
+.PHONY: help demo test bench notebooks lint lab docs readme export hooks clean fresh FORCE
 .DEFAULT_GOAL := help
 
 # Another TORCH or TORCH_INDEX than the one installed, said on the command line, installs again.
@@ -54,8 +54,11 @@ demo: $(STAMP) ## photos and dances of a drawn person in, four videos and a repo
 test: lint notebooks ## everything: linter, every notebook, the laws and contracts in tests/
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests
 
+bench: $(STAMP) ## how fast this machine is: curation against a plain loop, refusals, the help page (more in benchmarks/)
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/pace.py
+
 lint: $(STAMP) ## names that are undefined or unused
-	$(BIN)/ruff check --quiet --select F821,F401 --per-file-ignores '__init__.py:F401' faceid_nb
+	$(BIN)/ruff check --quiet --select F821,F401 --per-file-ignores '__init__.py:F401' faceid_nb benchmarks
 
 notebooks: $(STAMP) ## run every notebook of nbs/, top to bottom
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers $(WORKERS)

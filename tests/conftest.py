@@ -1,42 +1,21 @@
 """What the tests share: the tree they look at, the machine they run on, and the real photos and models when they lie beside the project."""
-import fcntl
 from pathlib import Path
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ['inputs.n_photos=8', 'inputs.n_dances=1', 'num_frames=5', 'training.steps_a=4', 'training.steps_b=2', 'training.batch_size=4', 'training.checkpoint_every=2', 'sampling.steps=2']  # a small whole run
-LONGEST = ('test_pace', 'test_runs', 'test_finding', 'test_papermill', 'test_world', 'test_cli', 'test_choosing', 'test_curation')
+LONGEST = ('test_runs', 'test_finding', 'test_papermill', 'test_world', 'test_cli', 'test_choosing', 'test_curation')
 
 
 def pytest_collection_modifyitems(items):
     "The files that take longest come first, so that no worker is left alone with one at the end"
     rank = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
-
-
-def take(file, how, whose):
-    "The lock on `file`; waiting for it is said, for a test run that stands still should say why"
-    try: fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if how == fcntl.LOCK_EX: print(f'{whose} waits until the tests beside it are done', file=sys.__stderr__, flush=True)
-        fcntl.flock(file, how)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item):
-    "Workers run side by side, but who compares times has the room for itself: it waits until the others are out, and meanwhile nobody passes the door"
-    with open(ROOT/'pyproject.toml') as door, open(__file__) as room:
-        fcntl.flock(door, fcntl.LOCK_EX)
-        take(room, fcntl.LOCK_EX if item.get_closest_marker('alone') else fcntl.LOCK_SH, item.nodeid)
-        fcntl.flock(door, fcntl.LOCK_UN)
-        try: return (yield)
-        finally: fcntl.flock(room, fcntl.LOCK_UN)
 
 
 def files_of(root):

@@ -1,10 +1,9 @@
-"""The `faceid` command from outside: fast help, verbs on real photos, stopping and going on."""
+"""The `faceid` command from outside: help, verbs on real photos, stopping and going on."""
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest

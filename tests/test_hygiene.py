@@ -106,7 +106,7 @@ def test_no_file_is_huge(project_files):
 
 
 def test_top_level_is_known(root, project_files):
-    known = set('nbs faceid_nb settings.ini setup.py README.md tests data Makefile LICENSE CHANGELOG.md LOG.md pyproject.toml MANIFEST.in NOTICE CONTRIBUTING.md CITATION.cff'.split())
+    known = set('nbs faceid_nb settings.ini setup.py README.md tests benchmarks data Makefile LICENSE CHANGELOG.md LOG.md pyproject.toml MANIFEST.in NOTICE CONTRIBUTING.md CITATION.cff'.split())
     new = {p.relative_to(root).parts[0] for p in project_files} - known
     assert not {n for n in new if not n.startswith('.')}, new
 

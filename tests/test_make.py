@@ -35,7 +35,7 @@ def test_a_python_that_will_not_do_is_explained(fresh, python, said):
     assert not (fresh/'.venv').exists()
 
 
-@pytest.mark.parametrize('target', ['demo', 'test', 'lab', 'docs', 'readme', 'export', 'hooks', 'clean', 'fresh'])
+@pytest.mark.parametrize('target', ['demo', 'test', 'bench', 'lab', 'docs', 'readme', 'export', 'hooks', 'clean', 'fresh'])
 def test_every_target_can_be_planned(fresh, target):
     done = make(fresh, '-n', target)
     assert done.returncode == 0, done.stderr

@@ -1,5 +1,4 @@
-"""The odd files of real folders: each is read as upright RGB or refused by one ValueError that names it, and quickly."""
-from time import perf_counter
+"""The odd files of real folders: each is read as upright RGB or refused by one ValueError that names it."""
 
 import numpy as np
 import pytest
@@ -11,11 +10,9 @@ def test_every_odd_picture_is_read_or_refused_by_name(assets):
     files = [p for p in sorted((assets/'photos'/'formats').iterdir()) if p.is_file()]
     assert len(files) > 30
     for path in files:
-        start = perf_counter()
         try: image = read_image(path)
         except ValueError as e: assert path.name in str(e)
         else: assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-        assert perf_counter() - start < 10, path.name
 
 
 def test_orientation_is_obeyed(assets):
