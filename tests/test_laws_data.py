@@ -2,6 +2,7 @@
 import hashlib
 from dataclasses import replace
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from test_curation import CONFIG, CROP, ByColour, draw
 
 from faceid_nb.core.files import config_hash, file_sha256, read_json, write_atomic, write_json
 from faceid_nb.core.media import fit_within, read_image, read_video, resize, write_video
-from faceid_nb.curation.crop import CropConfig, crop_boxes, cut, face_in, free
+from faceid_nb.curation.cache import look_key
+from faceid_nb.curation.crop import CropConfig, crop_boxes, cut, face_in, grown, meet
 from faceid_nb.curation.faces import hushed, open_faces
 from faceid_nb.curation.manifest import SplitConfig, curate, place_of
 from faceid_nb.curation.photos import read_photo
-from faceid_nb.curation.select import REASONS, look_at, verdict
+from faceid_nb.curation.select import REASONS, judge, look_at, subject_of, verdict
 from faceid_nb.embeddings.encoders import embed_photo
 from faceid_nb.embeddings.identity import MODES, combine, load_identity, make_identity, save_identity
 from faceid_nb.world.people import random_people
@@ -153,6 +155,32 @@ def test_of_two_reasons_the_first_of_the_list_is_given(good, first, then):
     assert judged(good, first, then).reason == first
 
 
+def looks_at(folder): return [look_at(p, folder, ByColour(), CONFIG) for p in sorted(folder.iterdir())]
+
+
+def saved_again(folder, name, times):
+    "Copies of a photo as a messenger makes them"
+    for k in range(times): Image.open(folder/f'{name}.png').save(folder/f'{name}_copy{k}.jpg', quality=60 + 8*k)
+
+
+def test_a_copy_is_known_by_the_whole_picture(tmp_path):
+    "Also where the close-ups are asked to agree to the last digit, which no saved copy does"
+    for i in range(4): draw(tmp_path/f'ann{i}.png', i)
+    saved_again(tmp_path, 'ann1', 2)
+    verdicts = {v.file: v.reason for v in judge(looks_at(tmp_path), replace(CONFIG, same_moment=1.))}
+    assert sorted(str(verdicts[file]) for file in ('ann1.png', 'ann1_copy0.jpg', 'ann1_copy1.jpg')) == ['None', 'duplicate', 'duplicate']
+    assert all(verdicts[f'ann{i}.png'] is None for i in (0, 2, 3))
+
+
+def test_a_folder_is_about_who_is_in_most_moments(tmp_path):
+    "Eight photos of three moments weigh less than four photos of four moments, and make nothing unclear"
+    for i in range(4): draw(tmp_path/f'ann{i}.png', i)
+    for i in range(3): draw(tmp_path/f'bob{i}.png', 10 + i, (('bob', 100, 60, 90),))
+    saved_again(tmp_path, 'bob0', 5)
+    assert np.allclose(subject_of(looks_at(tmp_path), CONFIG), ANN)
+    assert np.allclose(subject_of(looks_at(tmp_path), CONFIG, BOB), BOB), 'unless a reference says otherwise'
+
+
 # ---- windows
 
 @pytest.mark.parametrize('seed', range(40))
@@ -168,7 +196,8 @@ def test_windows_lie_in_the_photo_and_frame_the_subject(seed):
         x0, y0, x1, y1 = face_in(subject, window, config.size)
         assert 0 <= x0 < x1 <= 128 and 0 <= y0 < y1 <= 192
     close, *wide = crop_boxes(size, subject, others, config)
-    assert all(free(window, subject, others, config) for window in wide)
+    near = [grown(o.box, config.margin) for o in others if o.area >= config.speck_area*subject.area]
+    assert not any(meet(face, window) for face in near for window in wide), 'somebody else is in a window that need not be so wide'
     alone = crop_boxes(size, subject, [], config)
     assert alone[0][3] - alone[0][1] == pytest.approx(min(1.8*subject.height, size[0], size[1]*1.5))
 
@@ -176,6 +205,15 @@ def test_windows_lie_in_the_photo_and_frame_the_subject(seed):
 def test_a_window_shows_what_lies_in_it():
     image = np.random.default_rng(0).integers(0, 255, (90, 80, 3), np.uint8)
     assert np.array_equal(cut(image, (10, 20, 42, 68), (48, 32)), image[20:68, 10:42])
+
+
+# ---- looks that are kept
+
+def test_a_look_is_of_one_pack_one_setting_and_one_limit():
+    "The same file names with other bytes are other models"
+    def key(pack='a', size=192, config=CONFIG): return look_key(SimpleNamespace(sha256={'detector.onnx': pack}, settings={'sizes': [size]}), config)
+    others = key('b'), key(size=640), key(config=replace(CONFIG, sharpness_side=32))
+    assert key() == key() and len({key(), *others}) == 4
 
 
 # ---- the split
