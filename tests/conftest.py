@@ -14,6 +14,7 @@ LONGEST = ('test_runs', 'test_finding', 'test_papermill', 'test_world', 'test_cl
 
 def pytest_collection_modifyitems(items):
     "The files that take longest come first, so that no worker is left alone with one at the end"
+    if 'PYTEST_XDIST_WORKER' not in os.environ: return
     rank = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
