@@ -1,4 +1,4 @@
-"""Measure the pace of this project on this machine: curation against a plain loop, refusals, the help page and, when asked, a whole demo.
+"""Measure the pace of this project on this machine: curation, refusals, the help page and, when asked, a whole demo.
 
     python benchmarks/pace.py
     python benchmarks/pace.py --photos FOLDER --pack-root FOLDER --pack NAME --sides 640
@@ -73,7 +73,8 @@ def curation(
     "Print the pace of curation beside that of the plain loop with the same pack"
     photos = list_photos(album)
     with hushed():
-        app = FaceAnalysis(str(root/'models'/name), allowed_modules=['detection', 'recognition'], providers=['CPUExecutionProvider'])
+        app = FaceAnalysis(str(root/'models'/name), allowed_modules=['detection', 'recognition'],
+            providers=['CPUExecutionProvider'])
     app.prepare(ctx_id=-1, det_size=(max(sides), max(sides)))
     faces = open_faces(root, name, det_size=tuple((side, side) for side in sides))
     look_at(photos[0], album, faces, MEASURED)  # starts the decoder
@@ -85,7 +86,8 @@ def curation(
             seconds['cold'].append(clocked(ours))
             seconds['warm'].append(clocked(ours))
     plain, cold, warm = (min(seconds[kind]) for kind in seconds)
-    print(f'curation of {len(photos)} photos: plain loop {len(photos)/plain:.1f} photos a second, ours {plain/cold:.2f} times as fast, {plain/warm:.0f} times the second time')
+    print(f'curation of {len(photos)} photos: plain loop {len(photos)/plain:.1f} photos a second, '
+          f'ours {plain/cold:.2f} times as fast, {plain/warm:.0f} times the second time')
 
 
 def refusals():
@@ -121,9 +123,11 @@ def main():
     root, name = tiny_pack()
     parser = argparse.ArgumentParser(description='Measure the pace of this project on this machine.')
     parser.add_argument('--photos', type=Path, default=ROOT/'data', help='folder of photos (default: the sample)')
-    parser.add_argument('--pack-root', type=Path, default=root, help='folder that holds models/NAME with the face models')
+    parser.add_argument('--pack-root', type=Path, default=root,
+        help='folder that holds models/NAME with the face models')
     parser.add_argument('--pack', default=name, help='name of the face pack')
-    parser.add_argument('--sides', type=int, nargs='+', default=[192, 384], help='sides of the squares the detector looks at, pixels')
+    parser.add_argument('--sides', type=int, nargs='+', default=[192, 384],
+        help='sides of the squares the detector looks at, pixels')
     parser.add_argument('--demo', action='store_true', help='run the whole demo as well (minutes)')
     asked = parser.parse_args()
     warnings.simplefilter('ignore')

@@ -1,4 +1,6 @@
-"""Laws of the path, the control input, the adapters and the sampler: what theory and the stock pipeline say, on small models with random weights."""
+"""Laws of the path, the control input, the adapters and the sampler: what theory and the stock pipeline say.
+
+The models are small and have random weights."""
 from dataclasses import replace
 
 import numpy as np
@@ -11,14 +13,19 @@ from test_inference import SIZE, TWO, a_pose
 from torch.nn.functional import normalize
 
 from faceid_nb.adapters.branch import attach_face_branch, load_branch, save_branch, word_attentions
-from faceid_nb.adapters.lora import LoraSettings, add_lora, load_lora, lora_parameters, remove_lora, save_lora, set_lora_scale
+from faceid_nb.adapters.lora import (LoraSettings, add_lora, load_lora, lora_parameters, remove_lora, save_lora,
+    set_lora_scale)
 from faceid_nb.adapters.mapper import MapperConfig
 from faceid_nb.adapters.population import mixed, start_branch
-from faceid_nb.core.flow import decode_video, encode_video, noised, predict_x0, repeated_padding, sample_time, shift_time, vace_control, velocity
+from faceid_nb.core.flow import (decode_video, encode_video, noised, predict_x0, repeated_padding, sample_time,
+    shift_time, vace_control, velocity)
 from faceid_nb.core.media import to_frames, to_tensor
 from faceid_nb.inference.generate import FOUR, clip_seed, encode_prompt, generate, generate_clips
 from faceid_nb.inference.pose import fit_pose
 from faceid_nb.world.tiny import random_pipeline
+
+
+CPU = torch.device('cpu')
 
 
 def normal(*shape, seed=0): return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -26,11 +33,12 @@ def normal(*shape, seed=0): return torch.randn(shape, generator=torch.Generator(
 
 @pytest.fixture(scope='module')
 def pipe():
-    "A pipeline with random weights whose latents have a mean and a spread of their own, as those of a real autoencoder do"
+    "A pipeline with random weights; its latents have a mean and a spread, as those of a real autoencoder do"
     pipe = random_pipeline(0)
     pipe.set_progress_bar_config(disable=True)
     channels = pipe.vae.config.z_dim
-    pipe.vae.register_to_config(latents_mean=normal(channels, seed=1).tolist(), latents_std=(.5 + normal(channels, seed=2).abs()).tolist())
+    spread = .5 + normal(channels, seed=2).abs()
+    pipe.vae.register_to_config(latents_mean=normal(channels, seed=1).tolist(), latents_std=spread.tolist())
     return pipe
 
 
@@ -84,13 +92,15 @@ def test_all_grey_levels_survive_the_way_to_the_model_and_back():
     levels = np.arange(256*3, dtype=np.uint8).reshape(1, 16, 16, 3)
     x = to_tensor(levels)
     assert np.array_equal(to_frames(x), levels) and (x.min(), x.max()) == (-1, 1)
-    assert np.array_equal(to_frames(x + .4/127.5), levels) and np.array_equal(to_frames(x - .4/127.5), levels), 'the nearest level, not the one below'
+    for off in (-.4, .4):
+        assert np.array_equal(to_frames(x + off/127.5), levels), 'the nearest level, not the one below'
     assert torch.equal(x[0, 0, 0], torch.from_numpy(levels[0, :, :, 0]).float()/255*2 - 1), 'the first channel is red'
 
 
 def test_latents_are_those_of_the_stock_pipeline(pipe):
     clip = to_tensor(a_pose(seed=4))
-    theirs = pipe.prepare_video_latents(clip, torch.ones_like(clip), [[]], None, torch.device('cpu')).chunk(2, 1)[1]  # all of it reactive
+    both = pipe.prepare_video_latents(clip, torch.ones_like(clip), [[]], None, CPU)
+    theirs = both.chunk(2, 1)[1]  # all of the clip is reactive
     assert torch.equal(encode_video(pipe.vae, clip), theirs)
     back = pipe.vae.decode(pipe.vae.encode(clip).latent_dist.mode(), return_dict=False)[0].clamp(-1, 1)
     assert torch.allclose(decode_video(pipe.vae, theirs), back, atol=1e-4)
@@ -101,9 +111,10 @@ def test_the_control_is_that_of_the_stock_pipeline(pipe):
     pose = a_pose(seed=4)
     latents = encode_video(pipe.vae, to_tensor(pose))
     for video, ours in ([Image.fromarray(frame) for frame in pose], to_tensor(pose)), (None, None):
-        clip, mask, references = pipe.preprocess_conditions(video, None, None, 1, *SIZE, len(pose), torch.float32, torch.device('cpu'))
-        theirs = torch.cat([pipe.prepare_video_latents(clip, mask, references, None, torch.device('cpu')), pipe.prepare_masks(mask, references)], 1)
-        assert torch.equal(vace_control(pipe.vae, ours, latents), theirs)
+        asked = pipe.preprocess_conditions(video, None, None, 1, *SIZE, len(pose), torch.float32, CPU)
+        clip, mask, references = asked
+        theirs = [pipe.prepare_video_latents(*asked, None, CPU), pipe.prepare_masks(mask, references)]
+        assert torch.equal(vace_control(pipe.vae, ours, latents), torch.cat(theirs, 1))
 
 
 def test_padding_computed_once_is_the_same_padding():
@@ -136,9 +147,11 @@ def test_the_face_is_linear_in_its_scale():
     model, branch = attached()
     branch.set_identity(somebody())
     first = word_attentions(model)[-1]  # of the side branch, which runs before the trunk
+    projections = [attention.add_v_proj for attention in word_attentions(model)]
+
     def answers(scale):
         branch.scale = scale
-        return [heard(layer, lambda: ask(model))[0] for layer in (*(a.add_v_proj for a in word_attentions(model)), first)]
+        return [heard(layer, lambda: ask(model))[0] for layer in (*projections, first)]
     *one, whole = answers(1.)
     *_, silent = answers(0.)
     for scale in (.25, .5, 2.):
@@ -151,9 +164,16 @@ def test_the_face_is_linear_in_its_scale():
 def test_the_face_scale_of_a_clip_reaches_the_values_once(faced, scale):
     pipe, branch, face = faced
     layer, one_step = word_attentions(pipe.transformer)[0].add_v_proj, replace(TWO, steps=1, guidance_scale=1.)
-    def value(**more): return heard(layer, lambda: generate(pipe, a_pose(), 'a dance', replace(one_step, **more), branch, face))[0]
+    asked = {'a': a_pose()}, {'a': 'a dance'}
+
+    def value(**more):
+        return heard(layer, lambda: generate(pipe, a_pose(), 'a dance', replace(one_step, **more), branch, face))[0]
+
     assert torch.equal(value(face_scale=scale), scale*value(face_scale=1.))
-    def clip_value(**more): return heard(layer, lambda: generate_clips(pipe, {'a': a_pose()}, {'a': 'a dance'}, replace(one_step, **more), FOUR[1], branch, face, progress=False))[0]
+    def clip_value(**more):
+        sampling = replace(one_step, **more)
+        return heard(layer, lambda: generate_clips(pipe, *asked, sampling, FOUR[1], branch, face, progress=False))[0]
+
     assert torch.equal(clip_value(face_scale=scale), scale*value(face_scale=1.))
 
 
@@ -174,7 +194,9 @@ def test_guidance_leads_from_the_base_to_the_person(faced):
     base.set_progress_bar_config(disable=True)
     plain = heard(base.transformer.proj_out, lambda: generate(base, a_pose(), 'a dance', one_step))
     personal = heard(theirs.transformer.proj_out, lambda: generate(theirs, a_pose(), 'a dance', one_step, branch, face))
-    assert len(plain) == len(personal) == 2 and not torch.equal(plain[0], personal[0]) and torch.equal(plain[1], personal[1])
+    assert len(plain) == len(personal) == 2
+    assert not torch.equal(plain[0], personal[0])
+    assert torch.equal(plain[1], personal[1])
 
 
 def test_a_detached_branch_leaves_nothing():
@@ -190,7 +212,8 @@ def test_a_detached_branch_leaves_nothing():
 def test_each_weight_of_a_branch_comes_back_to_its_place(tmp_path):
     model, branch = attached()
     file = save_branch(tmp_path/'branch.safetensors', branch)
-    for other in (load_branch(file, base_model()), start_branch(base_model(), SIZES, torch.Generator().manual_seed(9), file)):
+    started = start_branch(base_model(), SIZES, torch.Generator().manual_seed(9), file)
+    for other in (load_branch(file, base_model()), started):
         assert all(torch.equal(t, branch.state_dict()[n]) for n, t in other.state_dict().items())
     fresh = start_branch(base_model(), SIZES, torch.Generator().manual_seed(9))
     assert all(not a.add_v_proj.up.weight.any() for a in word_attentions(fresh.transformer))
@@ -201,7 +224,8 @@ def test_the_share_of_nobody_is_as_asked():
     for share in (0., .35, 1.):
         e = mixed(looks, torch.Generator().manual_seed(0), share)
         there = e.any(1)
-        assert abs((~there).float().mean() - share) < .03 and torch.allclose(e[there].norm(dim=1), torch.ones(int(there.sum())), atol=1e-5)
+        assert abs((~there).float().mean() - share) < .03
+        assert torch.allclose(e[there].norm(dim=1), torch.ones(int(there.sum())), atol=1e-5)
 
 
 # ---- the LoRA
@@ -211,7 +235,8 @@ def test_a_lora_changes_its_layer_by_scale_times_alpha_over_rank(tmp_path):
     add_lora(model, LoraSettings(rank=2, alpha=6.), torch.Generator().manual_seed(0))
     moved(model)
     name = next(n.split('.lora_A')[0] for n in lora_parameters(model))
-    weights = {n.split('.')[-3]: p.detach().clone() for n, p in lora_parameters(model).items() if n.startswith(f'{name}.')}
+    own = {n: p for n, p in lora_parameters(model).items() if n.startswith(f'{name}.')}
+    weights = {n.split('.')[-3]: p.detach().clone() for n, p in own.items()}
     x, layer = normal(5, weights['lora_A'].shape[1]), model.get_submodule(name)
     change = x @ weights['lora_A'].T @ weights['lora_B'].T
     def added(layer): return (layer(x) - layer.base_layer(x)).detach()
@@ -232,7 +257,9 @@ def test_clips_of_one_run_have_noise_of_their_own(pipe):
     poses = {name: a_pose() for name in 'ab'}
     clips = generate_clips(pipe, poses, dict.fromkeys(poses, 'a dance'), TWO, FOUR[0], progress=False)
     assert not np.array_equal(clips['a'], clips['b'])
-    for name in poses: assert np.array_equal(clips[name], generate(pipe, poses[name], 'a dance', replace(TWO, seed=clip_seed(TWO.seed, name))))
+    for name in poses:
+        own = replace(TWO, seed=clip_seed(TWO.seed, name))
+        assert np.array_equal(clips[name], generate(pipe, poses[name], 'a dance', own))
 
 
 def test_without_conditioning_the_pose_does_not_matter(pipe):
@@ -245,19 +272,22 @@ def test_guidance_leads_away_from_the_negative_prompt(pipe):
     guided = replace(TWO, negative_prompt='a blurry picture')
     text = encode_prompt(pipe, 'a dance', guided)
     assert torch.equal(text.negative, encode_prompt(pipe, 'a blurry picture', guided).positive)
-    same = replace(TWO, negative_prompt='a dance')
-    assert np.abs(generate(pipe, a_pose(), 'a dance', same).astype(int) - generate(pipe, a_pose(), 'a dance', replace(TWO, guidance_scale=1.))).max() <= 1
+    nowhere = generate(pipe, a_pose(), 'a dance', replace(TWO, negative_prompt='a dance'))
+    unguided = generate(pipe, a_pose(), 'a dance', replace(TWO, guidance_scale=1.))
+    assert np.abs(nowhere.astype(int) - unguided).max() <= 1
 
 
 def test_after_a_clip_the_model_is_silent_again(faced):
     "Whoever calls the transformer next, by the pipeline or not, gets the base model, also after a clip that failed"
     pipe, branch, face = faced
-    asked = {'hidden_states': normal(1, 32, 2, 4, 6), 'timestep': torch.tensor([500.]), 'encoder_hidden_states': normal(1, 512, 64), 'control_hidden_states': normal(1, 128, 2, 4, 6)}
+    asked = {'hidden_states': normal(1, 32, 2, 4, 6), 'timestep': torch.tensor([500.]),
+        'encoder_hidden_states': normal(1, 512, 64), 'control_hidden_states': normal(1, 128, 2, 4, 6)}
     def answer(): return pipe.transformer(**asked).sample.detach()
     before, personal = answer(), replace(TWO, steps=1, face_scale=.5)
     generate(pipe, a_pose(), 'a dance', personal, branch, face)
     assert torch.equal(answer(), before) and branch.scale == 1.
-    with pytest.raises(ValueError): generate(pipe, a_pose(), 'a dance', personal, branch, torch.full_like(face, torch.nan))
+    with pytest.raises(ValueError):
+        generate(pipe, a_pose(), 'a dance', personal, branch, torch.full_like(face, torch.nan))
     assert torch.equal(answer(), before) and branch.scale == 1.
 
 

@@ -1,4 +1,4 @@
-"""Laws of a run: what its phases depend on, what they hand on, what is judged by what, and what is left when a person is forgotten."""
+"""Laws of a run: what its phases depend on, what is judged by what, and what is left when a person is forgotten."""
 import shutil
 import subprocess
 import sys
@@ -21,8 +21,10 @@ from faceid_nb.embeddings.encoders import embed_photos
 from faceid_nb.embeddings.identity import load_identity
 from faceid_nb.training.checkpoint import load_checkpoint
 
-SMALL = {'subject': 'ann', 'seed': 3, 'inputs.n_photos': 8, 'inputs.n_dances': 2, 'num_frames': 5, 'pack.det_sides': '192', 'flow_shift': 1.7, 'training.seed': 40,
-         'training.steps_a': 2, 'training.steps_b': 1, 'training.batch_size': 2, 'training.preview_every': 0, 'sampling.steps': 1}
+SMALL = {
+    'subject': 'ann', 'seed': 3, 'inputs.n_photos': 8, 'inputs.n_dances': 2, 'num_frames': 5, 'pack.det_sides': '192',
+    'flow_shift': 1.7, 'sampling.steps': 1, 'training.seed': 40, 'training.steps_a': 2, 'training.steps_b': 1,
+    'training.batch_size': 2, 'training.preview_every': 0}
 
 
 @pytest.fixture(scope='module')
@@ -61,11 +63,14 @@ def keys_of(recipe, folder, model='a model', pack='a pack'):
 
 
 ORDER = ('curate', 'embed', 'train', 'generate', 'evaluate')
-DEPENDS = {  # key of a recipe, another value, and the first phase that has to be done again; None: none
-    'curation.min_face': (40, 'curate'), 'curation.heldout': (.5, 'curate'), 'cutting.large': ('yes', 'curate'), 'subject': ('bob', 'curate'), 'trigger': ('xyz', 'curate'),
-    'lora.rank': (4, 'train'), 'lora.alpha': (3., 'train'), 'mapper.hidden': (256, 'train'), 'training.lr_lora': (1e-4, 'train'), 'training.seed': (41, 'train'),
-    'training.drop_face': (.25, 'train'), 'flow_shift': (2.5, 'train'), 'model.dtype': ('bfloat16', 'train'),
-    'sampling.steps': (2, 'generate'), 'sampling.guidance_scale': (2., 'generate'), 'sampling.face_scale': (1., 'generate'), 'sampling.seed': (9, 'generate'),
+DEPENDS = {  # key of a recipe -> another value, and the first phase that has to be done again
+    'curation.min_face': (40, 'curate'), 'curation.heldout': (.5, 'curate'), 'cutting.large': ('yes', 'curate'),
+    'subject': ('bob', 'curate'), 'trigger': ('xyz', 'curate'),
+    'lora.rank': (4, 'train'), 'lora.alpha': (3., 'train'), 'mapper.hidden': (256, 'train'),
+    'training.lr_lora': (1e-4, 'train'), 'training.seed': (41, 'train'), 'training.drop_face': (.25, 'train'),
+    'flow_shift': (2.5, 'train'), 'model.dtype': ('bfloat16', 'train'),
+    'sampling.steps': (2, 'generate'), 'sampling.guidance_scale': (2., 'generate'),
+    'sampling.face_scale': (1., 'generate'), 'sampling.seed': (9, 'generate'),
     'sampling.negative_prompt': ('blurry', 'generate')}
 
 
@@ -121,7 +126,8 @@ def test_a_run_remembers_its_choices_and_takes_new_ones(trained, tmp_path):
     recipe, _ = trained
     note_run(recipe, tmp_path)
     assert open_run(tmp_path) == recipe
-    assert open_run(tmp_path, {'sampling.steps': '9', 'size': '64x32'}) == replace(recipe, size=(64, 32), sampling=replace(recipe.sampling, steps=9))
+    wanted = replace(recipe, size=(64, 32), sampling=replace(recipe.sampling, steps=9))
+    assert open_run(tmp_path, {'sampling.steps': '9', 'size': '64x32'}) == wanted
 
 
 # ---- what is learned from, and what is judged by
@@ -130,9 +136,11 @@ def test_nothing_that_judges_was_learned_from(trained):
     "The gallery is the held-out photos alone, the identity the others alone"
     recipe, folder = trained
     manifest, photos, faces = load_manifest(folder/'curate'), find_photos(recipe, folder), face_finder(recipe)
-    gallery, identity = load_tensors(folder/'embed'/'gallery.safetensors')[0]['gallery'].numpy(), load_identity(folder/'embed')
+    gallery = load_tensors(folder/'embed'/'gallery.safetensors')[0]['gallery'].numpy()
+    identity = load_identity(folder/'embed')
     assert np.allclose(gallery, embed_photos(faces, manifest, photos, 'heldout'), atol=1e-5)
-    assert set(identity.files).isdisjoint(p.file for p in manifest.kept('heldout')) and set(identity.files) == {p.file for s in ('train', 'reference') for p in manifest.kept(s)}
+    assert set(identity.files).isdisjoint(p.file for p in manifest.kept('heldout'))
+    assert set(identity.files) == {p.file for s in ('train', 'reference') for p in manifest.kept(s)}
     assert (identity.photos @ gallery.T).max() < .9999
 
 
@@ -153,15 +161,18 @@ def test_what_a_clip_is_asked_for_is_what_is_drawn(trained, tmp_path, monkeypatc
     run_clip(recipe, folder, pose, '{trigger} waving', .5, None, tmp_path/'a.mp4')
     run_clip(recipe, folder, pose, '', None, None, tmp_path/'b.mp4')
     (words, scale, *_), (own, usual, *_) = asked
-    assert (words, scale) == (f'{recipe.trigger} waving', .5) and (own, usual) == (recipe.prompt.replace('{trigger}', recipe.trigger), recipe.sampling.face_scale)
-    assert all(np.array_equal(one[3], load_identity(folder/'embed').mean) and np.array_equal(one[4], read_video(pose)[0]) for one in asked)
+    assert (words, scale) == (f'{recipe.trigger} waving', .5)
+    assert (own, usual) == (recipe.prompt.replace('{trigger}', recipe.trigger), recipe.sampling.face_scale)
+    assert all(np.array_equal(one[3], load_identity(folder/'embed').mean)
+        and np.array_equal(one[4], read_video(pose)[0]) for one in asked)
 
 
 # ---- what is left
 
 def test_forgetting_takes_the_executed_notebooks(home, monkeypatch):
     "They hold the person's photos as pictures: written as `faceid run` writes them, without their kernels"
-    monkeypatch.setattr(runs.papermill, 'execute_notebook', lambda source, out, *args, **more: shutil.copyfile(source, out))
+    def executed(source, out, *args, **more): shutil.copyfile(source, out)
+    monkeypatch.setattr(runs.papermill, 'execute_notebook', executed)
     done = runs.run_notebooks('tiny', SMALL, home/'ann', tell=lambda text: None)
     assert len(done) == 5 and all(path.is_file() for path in done)
     left = forget(home, holding(home, 'ann'))
@@ -182,7 +193,10 @@ def test_forgetting_takes_copies_and_nothing_else(home):
 
 def test_help_loads_nothing_heavy():
     "What answers at once does not import what takes seconds"
-    code = "import sys; from faceid_nb.app.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(*sorted({n.split('.')[0] for n in sys.modules}))"
+    code = """import sys; from faceid_nb.app.cli import main
+try: main(['--help'])
+except SystemExit: print(*{name.split('.')[0] for name in sys.modules})"""
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert not {'torch', 'numpy', 'diffusers', 'transformers', 'insightface', 'scipy', 'matplotlib', 'papermill'} & set(done.stdout.splitlines()[-1].split())
+    heavy = {'torch', 'numpy', 'diffusers', 'transformers', 'insightface', 'scipy', 'matplotlib', 'papermill'}
+    assert not heavy & set(done.stdout.splitlines()[-1].split())

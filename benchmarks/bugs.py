@@ -1,0 +1,234 @@
+"""The bugs that `mutations.py` plants: what a tired person could have written.
+
+They are grouped by file, so that an entry is quickly mended when its file changes."""
+from dataclasses import dataclass
+
+KNOWN = (  # These once survived the tests of their module; none may again
+    'face_scale_twice', 'face_scale_squared_in_a_clip', 'identity_in_the_unconditional_pass', 'mask_of_zeros',
+    'control_channels_exchanged', 'velocity_reversed', 'near_duplicates_parted', 'notebooks_not_forgotten',
+    'checkpoint_hash_unchecked', 'face_dropout_ignored', 'face_dropout_not_asked_for', 'one_seed_for_all_clips',
+    'shift_ignored_by_the_loss', 'shift_ignored_by_the_run')
+
+
+@dataclass(frozen=True)
+class Bug:
+    "One wrong line"
+    name:str                # How the table calls it
+    file:str                # Module below faceid_nb
+    old:str                 # Text that stands there exactly once
+    new:str                 # What the bug makes of it
+    tests:tuple[str, ...]   # Test files of that area, the quickest first
+
+
+def bugs(
+    file:str,                       # Module below faceid_nb
+    tests:tuple[str, ...],          # Test files of that area
+    *rows:tuple[str, str, str],     # Name, text, what the bug makes of it
+)->list[Bug]:
+    "Make the bugs of one file"
+    return [Bug(name, file, old, new, tests) for name, old, new in rows]
+
+
+FILES = ('test_laws_data', 'test_training')
+MEDIA = ('test_laws_data', 'test_laws_model')
+FLOW = ('test_laws_model', 'test_laws_training')
+READING = ('test_laws_data', 'test_reading')
+CHOOSING = ('test_laws_data', 'test_curation', 'test_choosing')
+CROPPING = ('test_laws_data', 'test_cropping', 'test_curation')
+FINDING = ('test_laws_data', 'test_finding')
+ADAPTERS = ('test_laws_model', 'test_adapters')
+TRAINING = ('test_laws_training', 'test_training')
+INFERENCE = ('test_laws_model', 'test_inference')
+EVALUATION = ('test_laws_results', 'test_evaluation')
+RUNS = ('test_laws_runs',)
+PRIVACY = ('test_privacy', 'test_laws_runs')
+
+BUGS = (
+    *bugs('core/files.py', FILES,
+        ('file_written_in_place', 'os.replace(aside, path)', 'shutil.copyfile(aside, path)'),
+        ('half_a_file_left', 'aside.unlink(missing_ok=True)', 'pass'),
+        ('hash_of_the_first_megabyte', "for block in iter(lambda: f.read(1<<20), b''): digest.update(block)",
+         'digest.update(f.read(1<<20))'),
+        ('hash_depends_on_order', 'json.dumps(obj, sort_keys=True, default=plain)', 'json.dumps(obj, default=plain)'),
+        ('not_a_number_is_written', 'ensure_ascii=False, allow_nan=False)', 'ensure_ascii=False)'),
+        ('space_is_never_short', 'if free < n_bytes:', 'if free < 0:')),
+
+    *bugs('core/media.py', MEDIA,
+        ('orientation_dropped', 'image = ImageOps.exif_transpose(image)', 'image = image.copy()'),
+        ('grey_levels_of_256', '/ 255 * 2 - 1', '/ 256 * 2 - 1'),
+        ('grey_levels_cut_off', '127.5).round().to(torch.uint8)', '127.5).to(torch.uint8)'),
+        ('channels_reversed_out', '.permute(1, 2, 3, 0).numpy()', '.permute(1, 2, 3, 0).flip(-1).numpy()'),
+        ('width_before_height', 'Image.fromarray(image).resize((size[1], size[0])',
+         'Image.fromarray(image).resize((size[0], size[1])')),
+
+    *bugs('core/flow.py', FLOW,
+        ('velocity_reversed', 'return noise - x0', 'return x0 - noise'),
+        ('time_shifted_backwards', 'shift * t / (1 + (shift - 1) * t)', 't / (shift - (shift - 1) * t)'),
+        ('times_uniform', 'torch.randn(n, generator=generator, device=generator.device).sigmoid()',
+         'torch.rand(n, generator=generator, device=generator.device)'),
+        ('data_guessed_at_the_wrong_time', 'return x_t - _wide(t, x_t) * v', 'return x_t - v'),
+        ('latents_not_normalised', '((raw.float() - mean) * per_std)', 'raw.float()'),
+        ('mask_of_zeros', 'mask = torch.ones(b, s*s', 'mask = torch.zeros(b, s*s'),
+        ('control_channels_exchanged', '[inactive, reactive, mask]', '[reactive, inactive, mask]'),
+        ('mask_before_the_pose', '[inactive, reactive, mask]', '[mask, inactive, reactive]'),
+        ('padding_is_the_last_word', 'return args[0][:, :spoken + 1],', 'return args[0][:, :spoken],')),
+
+    *bugs('curation/photos.py', READING,
+        ('photo_not_turned', 'if way in TURNS: rgb', 'if way == 3: rgb'),
+        ('transparent_is_black', "seen.size, 'white')", "seen.size, 'black')"),
+        ('links_are_followed', 'if stat.S_ISLNK(mode):', 'if False:')),
+
+    *bugs('curation/select.py', CHOOSING,
+        ('blurry_stays', 'if look.sharp[best] < config.min_sharpness:', 'if look.sharp[best] < 0:'),
+        ('blurry_before_distant', 'if side < config.min_face:',
+         'if side < config.min_face and look.sharp[best] >= config.min_sharpness:'),
+        ('stranger_stays', 'if cosine < config.same_person: return say(', 'if cosine < -1: return say('),
+        ('company_stays', 'if anywhere >= config.rival_area:', 'if anywhere > 10:'),
+        ('covered_stays', 'if min(ratio, 1/max(ratio, 1e-6)) < config.min_mouth:', 'if ratio < 0:'),
+        ('copies_stay', 'apart <= config.duplicate_bits', 'apart < 0'),
+        ('reference_ignored', '    if reference is not None:', '    if reference is not None and len(groups) == 1:'),
+        ('copies_vote', '[len(m) for m in moments]', '[len(g) for g in groups]'),
+        ('worse_copy_stays', 'return a.detail > b.detail', 'return a.detail < b.detail')),
+
+    *bugs('curation/crop.py', CROPPING,
+        ('window_leaves_the_photo', 'min(max(x - width/2, 0), size[1] - width)', 'x - width/2'),
+        ('face_box_not_moved', '((box - np.array(window[:2]*2))*scale)', '(box*scale)'),
+        ('others_in_the_window', 'and y1 > box[1]: return False', 'and y1 > box[1]: continue'),
+        ('caption_tells_the_face', 'varying(attributes, config.never)[0]', 'attributes')),
+
+    *bugs('curation/manifest.py', CROPPING,
+        ('near_duplicates_parted', 'split.heldout, split.reference, leader)', 'split.heldout, split.reference)'),
+        ('changed_photo_taken', 'if photo.sha256 != look.sha256:', 'if not photo.sha256:'),
+        ('hand_ignored', 'if not keep: known[file]', 'if keep is None: known[file]'),
+        ('old_crops_left', "shutil.rmtree(out/'crops', ignore_errors=True)", 'pass')),
+
+    *bugs('curation/faces.py', FINDING,
+        ('embedding_not_normalised', '(vector/np.linalg.norm(vector)).astype(np.float32)', 'vector.astype(np.float32)'),
+        ('colours_of_the_chip_reversed', 'np.ascontiguousarray(face[..., ::-1])', 'np.ascontiguousarray(face)'),
+        ('smallest_face_first', 'for f in best), key=lambda f: -f.area)', 'for f in best), key=lambda f: f.area)')),
+
+    *bugs('curation/cache.py', FINDING,
+        ('looks_of_other_models', "'pack': faces.sha256, ", '')),
+
+    *bugs('embeddings/encoders.py', ('test_laws_data',),
+        ('changed_photo_embedded', 'if photo.sha256 != sha256:', 'if not photo.sha256:')),
+
+    *bugs('embeddings/identity.py', ('test_laws_data',),
+        ('weighted_is_the_mean', 'unit(agreement(embeddings) @ embeddings)', 'unit(embeddings.mean(0))'),
+        ('mean_not_normalised', "if mode == 'mean': return unit(embeddings.mean(0))",
+         "if mode == 'mean': return embeddings.mean(0)")),
+
+    *bugs('adapters/branch.py', ADAPTERS,
+        ('face_scale_twice', 'self.scale * self.up(', 'self.scale**2 * self.up('),
+        ('identity_in_the_unconditional_pass', "silent or self._call == 'uncond'", 'silent'),
+        ('branch_speaks_at_the_start', 'nn.init.zeros_(self.up.weight)', 'nn.init.normal_(self.up.weight, std=.02)'),
+        ('detach_leaves_hooks', 'for hook in self._hooks: hook.remove()', 'self._hooks[0].remove()'),
+        ('weights_in_the_wrong_layer', 'p.copy_(state[n])', "p.copy_(state[n.replace('blocks.1.', 'blocks.0.')])")),
+
+    *bugs('adapters/mapper.py', ADAPTERS,
+        ('nobody_has_a_face', '(tokens * id_embed.any(1)[:, None, None])', 'tokens')),
+
+    *bugs('adapters/lora.py', ADAPTERS,
+        ('lora_scale_ignored', 'layer.set_scale(ADAPTER, scale)', 'layer.set_scale(ADAPTER, 1)'),
+        ('lora_alpha_not_read', "'transformer.lora_alpha': config.lora_alpha", "'transformer.lora_alpha': config.r")),
+
+    *bugs('adapters/population.py', ADAPTERS,
+        ('nobody_is_never_drawn', '>= nobody', '>= 0'),
+        ('start_ignored', 'return load_branch(start, transformer)',
+         'return attach_face_branch(transformer, config, generator)')),
+
+    *bugs('training/data.py', TRAINING,
+        ('face_dropout_ignored', ' * ~faceless[:, None]', ''),
+        ('word_dropout_ignored', 'cache.no_words if quiet else s.words', 's.words'),
+        ('held_out_photos_trained_on', "if photo.get('split') == 'train'", "if photo.get('split')"),
+        ('chance_without_the_step', "f'{seed}:{step}'", "f'{seed}'"),
+        ('old_cache_taken', 'if cache.key == key: return cache', 'return cache'),
+        ('mask_turned_over', 'covered(y0, y1, size[0], grid[0])[:, None] * covered(x0, x1, size[1], grid[1])',
+         'covered(x0, x1, size[0], grid[0])[:, None] * covered(y0, y1, size[1], grid[1])')),
+
+    *bugs('training/objective.py', TRAINING,
+        ('face_weight_ignored', 'w = 1 + face_weight*mask', 'w = torch.ones_like(mask)'),
+        ('face_weight_not_balanced', 'return w / w.mean((1, 2, 3, 4), keepdim=True)', 'return w'),
+        ('shift_ignored_by_the_loss', 'sample_time(len(x0), generator, shift, x0.device)',
+         'sample_time(len(x0), generator, 1., x0.device)'),
+        ('last_word_is_padding', 'n = int(spoken.max()) + 1 if', 'n = int(spoken.max()) if')),
+
+    *bugs('training/checkpoint.py', TRAINING,
+        ('checkpoint_hash_unchecked', 'if path.is_file() and file_sha256(path) == ', 'if path.is_file() and 0 != '),
+        ('chance_not_restored', "torch.set_rng_state(tensors['rng.cpu'])", 'pass'),
+        ('adam_forgotten', "{'state': memory, ", "{'state': {}, "),
+        ('average_forgotten', "self.ema[n].copy_(tensors[f'ema.{n}'])", 'pass'),
+        ('average_of_one_speed', 'return min(decay, (1 + n)/(10 + n))', 'return decay'),
+        ('one_checkpoint_kept', '*listed][:keep]', '*listed][:1]')),
+
+    *bugs('training/loop.py', TRAINING,
+        ('face_dropout_not_asked_for', 'config.drop_words, config.drop_face)', 'config.drop_words)'),
+        ('schedule_one_step_ahead', 'learning_rate(state.step, total', 'learning_rate(state.step + 1, total'),
+        ('gradient_not_clipped', 'if p.requires_grad], config.clip)', 'if p.requires_grad], 1e9)'),
+        ('average_not_used', 'state.settle(list(state.params))', 'pass'),
+        ('stage_b_trains_the_branch', 'for p in mapper.values(): p.requires_grad_(False)', 'pass')),
+
+    *bugs('inference/generate.py', INFERENCE,
+        ('seed_ignored', 'manual_seed(sampling.seed)', 'manual_seed(0)'),
+        ('one_seed_for_all_clips', 'seed=clip_seed(sampling.seed, name), ', ''),
+        ('prompts_exchanged', 'prompt_embeds=text.positive, negative_prompt_embeds=text.negative',
+         'prompt_embeds=text.negative, negative_prompt_embeds=text.positive'),
+        ('negative_prompt_ignored', 'pipe.encode_prompt(prompt, sampling.negative_prompt,',
+         "pipe.encode_prompt(prompt, '',"),
+        ('conditioning_scale_ignored', ' conditioning_scale=sampling.conditioning_scale,', ''),
+        ('pose_backwards', 'for frame in pose]', 'for frame in pose[::-1]]'),
+        ('face_scale_squared_in_a_clip', 'branch.scale = face_scale', 'branch.scale = face_scale*face_scale'),
+        ('lora_stays_on', 'set_lora_scale(pipe.transformer, lora_scale)', 'set_lora_scale(pipe.transformer, 1.)'),
+        ('identity_stays', 'branch.set_identity(None)\n', 'pass\n')),
+
+    *bugs('inference/pose.py', INFERENCE,
+        ('dance_cut_short', 'np.linspace(0, len(frames) - 1, num_frames)',
+         'np.linspace(0, len(frames)//2, num_frames)')),
+
+    *bugs('evaluation/statistics.py', EVALUATION,
+        ('faceless_frames_left_out', 'values = np.sort(every.cosine.astype(np.float64))',
+         'values = np.sort(every.cosine[every.found].astype(np.float64))'),
+        ('interval_too_narrow', 'np.quantile(means, [tail, 1 - tail])', 'np.quantile(means, [.025, .975])'),
+        ('frames_drawn_not_clips', 'return resampled_mean([clip.cosine for clip in clips]',
+         'return resampled_mean([frame for clip in clips for frame in np.split(clip.cosine, len(clip.cosine))]'),
+        ('gain_reversed', 'after[name].cosine.astype(np.float64) - before[name].cosine',
+         'before[name].cosine.astype(np.float64) - after[name].cosine'),
+        ('road_from_below_zero', 'floor = max(stranger, 0.)', 'floor = stranger')),
+
+    *bugs('evaluation/identity.py', EVALUATION,
+        ('photo_judges_itself', 'np.delete(gallery, i, axis=0) for i', 'gallery for i')),
+
+    *bugs('evaluation/motion.py', EVALUATION,
+        ('steady_with_itself', 'float(a.embedding @ b.embedding)', 'float(a.embedding @ a.embedding)'),
+        ('movement_between_far_frames', 'np.diff(centres, axis=0)', '(centres[1:] - centres[0])'),
+        ('lost_frames_not_missed', 'float((known & ~seen).sum() / known.sum())',
+         'float((known & seen).sum() / known.sum())')),
+
+    *bugs('app/phases.py', RUNS,
+        ('curation_forgets_the_hand', 'seen, wanted, hand, words])', 'seen, wanted, words])'),
+        ('curation_forgets_the_words', 'seen, wanted, hand, words])', 'seen, wanted, hand])'),
+        ('training_forgets_the_lora', 'recipe.mapper, recipe.lora, ', 'recipe.mapper, '),
+        ('training_forgets_the_models', 'recipe.model.dtype, model_hashes(recipe)]', 'recipe.model.dtype]'),
+        ('clips_forget_the_sampling', '[before.key, recipe.sampling, recipe.seed', '[before.key, recipe.seed'),
+        ('shift_ignored_by_the_run', 'shift=recipe.flow_shift, seed=', 'seed='),
+        ('seed_of_the_run_ignored', 'seed=recipe.training.seed + recipe.seed', 'seed=recipe.training.seed'),
+        ('gallery_of_training_photos', "heldout = embed_photos(faces, manifest, photos, 'heldout')",
+         "heldout = embed_photos(faces, manifest, photos, 'train')"),
+        ('gallery_of_all_photos', "heldout = embed_photos(faces, manifest, photos, 'heldout')",
+         'heldout = embed_photos(faces, manifest, photos)'),
+        ('strength_ignored', 'replace(recipe.sampling, face_scale=face_scale)', 'recipe.sampling'),
+        ('choices_ignored', 'keys | (overrides or {})', 'keys')),
+
+    *bugs('app/store.py', RUNS,
+        ('results_not_checked', 'file_sha256(folder/name) == sha', '(folder/name).stat().st_size >= 0'),
+        ('results_of_another_question', 'return step if whole and step.key == key else None',
+         'return step if whole else None')),
+
+    *bugs('app/results.py', ('test_laws_results',),
+        ('mean_of_the_best', 'sum(column)/len(column)', 'max(column)')),
+
+    *bugs('app/erasure.py', PRIVACY,
+        ('notebooks_not_forgotten', "'notebooks/*.ipynb', ", ''),
+        ('copies_not_forgotten', 'copies | own', 'own'),
+        ('index_lines_not_forgotten', 'if not _row_is_of(row, known.person, known.photos))', ')')),
+)
