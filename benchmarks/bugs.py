@@ -100,10 +100,10 @@ BUGS = (
         ('near_duplicates_parted', 'split.heldout, split.reference, leader)', 'split.heldout, split.reference)'),
         ('changed_photo_taken', 'if photo.sha256 != look.sha256:', 'if not photo.sha256:'),
         ('hand_ignored', 'if not keep: known[file]', 'if keep is None: known[file]'),
-        ('old_crops_left', "shutil.rmtree(out/'crops', ignore_errors=True)", 'pass')),
+        ('old_crops_left', 'for name in before - set(names):', 'for name in ():')),
 
     *bugs('curation/faces.py', FINDING,
-        ('embedding_not_normalised', '(vector/np.linalg.norm(vector)).astype(np.float32)', 'vector.astype(np.float32)'),
+        ('embedding_not_normalised', 'return (vector/length).astype(np.float32)', 'return vector.astype(np.float32)'),
         ('colours_of_the_chip_reversed', 'np.ascontiguousarray(face[..., ::-1])', 'np.ascontiguousarray(face)'),
         ('smallest_face_first', 'for f in best), key=lambda f: -f.area)', 'for f in best), key=lambda f: f.area)')),
 
@@ -123,14 +123,15 @@ BUGS = (
         ('identity_in_the_unconditional_pass', "silent or self._call == 'uncond'", 'silent'),
         ('branch_speaks_at_the_start', 'nn.init.zeros_(self.up.weight)', 'nn.init.normal_(self.up.weight, std=.02)'),
         ('detach_leaves_hooks', 'for hook in self._hooks: hook.remove()', 'self._hooks[0].remove()'),
-        ('weights_in_the_wrong_layer', 'p.copy_(state[n])', "p.copy_(state[n.replace('blocks.1.', 'blocks.0.')])")),
+        ('weights_in_the_wrong_layer', 'parameter.copy_(state[name])',
+         "parameter.copy_(state[name.replace('blocks.1.', 'blocks.0.')])")),
 
     *bugs('adapters/mapper.py', ADAPTERS,
         ('nobody_has_a_face', '(tokens * id_embed.any(1)[:, None, None])', 'tokens')),
 
     *bugs('adapters/lora.py', ADAPTERS,
         ('lora_scale_ignored', 'layer.set_scale(ADAPTER, scale)', 'layer.set_scale(ADAPTER, 1)'),
-        ('lora_alpha_not_read', "'transformer.lora_alpha': config.lora_alpha", "'transformer.lora_alpha': config.r")),
+        ('lora_alpha_not_read', 'lora_alpha=header.lora_alpha', 'lora_alpha=header.r')),
 
     *bugs('adapters/population.py', ADAPTERS,
         ('nobody_is_never_drawn', '>= nobody', '>= 0'),
@@ -140,7 +141,7 @@ BUGS = (
     *bugs('training/data.py', TRAINING,
         ('face_dropout_ignored', ' * ~faceless[:, None]', ''),
         ('word_dropout_ignored', 'cache.no_words if quiet else s.words', 's.words'),
-        ('held_out_photos_trained_on', "if photo.get('split') == 'train'", "if photo.get('split')"),
+        ('held_out_photos_trained_on', "if photo.split == 'train'", 'if photo.split'),
         ('chance_without_the_step', "f'{seed}:{step}'", "f'{seed}'"),
         ('old_cache_taken', 'if cache.key == key: return cache', 'return cache'),
         ('mask_turned_over', 'covered(y0, y1, size[0], grid[0])[:, None] * covered(x0, x1, size[1], grid[1])',
@@ -157,16 +158,16 @@ BUGS = (
         ('checkpoint_hash_unchecked', 'if path.is_file() and file_sha256(path) == ', 'if path.is_file() and 0 != '),
         ('chance_not_restored', "torch.set_rng_state(tensors['rng.cpu'])", 'pass'),
         ('adam_forgotten', "{'state': memory, ", "{'state': {}, "),
-        ('average_forgotten', "self.ema[n].copy_(tensors[f'ema.{n}'])", 'pass'),
+        ('average_forgotten', "state.ema[key].copy_(tensors[f'ema.{key}'])", 'pass'),
         ('average_of_one_speed', 'return min(decay, (1 + n)/(10 + n))', 'return decay'),
-        ('one_checkpoint_kept', '*listed][:keep]', '*listed][:1]')),
+        ('one_checkpoint_kept', '[newest, *before[:keep - 1]]', '[newest]')),
 
     *bugs('training/loop.py', TRAINING,
-        ('face_dropout_not_asked_for', 'config.drop_words, config.drop_face)', 'config.drop_words)'),
+        ('face_dropout_not_asked_for', 'self.config.drop_words, self.config.drop_face)', 'self.config.drop_words)'),
         ('schedule_one_step_ahead', 'learning_rate(state.step, total', 'learning_rate(state.step + 1, total'),
         ('gradient_not_clipped', 'if p.requires_grad], config.clip)', 'if p.requires_grad], 1e9)'),
         ('average_not_used', 'state.settle(list(state.params))', 'pass'),
-        ('stage_b_trains_the_branch', 'for p in mapper.values(): p.requires_grad_(False)', 'pass')),
+        ('stage_b_trains_the_branch', 'p.requires_grad_(False)', 'p.requires_grad_(True)')),
 
     *bugs('inference/generate.py', INFERENCE,
         ('seed_ignored', 'manual_seed(sampling.seed)', 'manual_seed(0)'),
@@ -227,8 +228,10 @@ BUGS = (
     *bugs('app/results.py', ('test_laws_results',),
         ('mean_of_the_best', 'sum(column)/len(column)', 'max(column)')),
 
+    *bugs('app/survey.py', PRIVACY,
+        ('notebooks_not_forgotten', r"r'|notebooks/(\.ipynb_checkpoints/)?\d\d_[^/]+\.ipynb'", "r''")),
+
     *bugs('app/erasure.py', PRIVACY,
-        ('notebooks_not_forgotten', "'notebooks/*.ipynb', ", ''),
-        ('copies_not_forgotten', 'copies | own', 'own'),
-        ('index_lines_not_forgotten', 'if not _row_is_of(row, known.person, known.photos))', ')')),
+        ('copies_not_forgotten', 'copies | shas', 'shas'),
+        ('index_lines_not_forgotten', 'if not _is_of(_row(line), known.person, known.photos)]', ']')),
 )

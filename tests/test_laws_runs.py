@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from faceid_nb.app import phases, results, runs
-from faceid_nb.app.erasure import files_below, forget, holding
+from faceid_nb.app.cli import main
 from faceid_nb.app.inputs import find_dances, find_photos
 from faceid_nb.app.phases import note_run, open_run, run_clip, run_train
 from faceid_nb.app.recipes import face_finder, open_recipe, with_overrides
-from faceid_nb.app.store import Step, do_step, finished, listed
+from faceid_nb.app.store import Step, do_step, finished
 from faceid_nb.core.files import load_tensors, read_json, write_json
 from faceid_nb.core.media import read_video
 from faceid_nb.curation.manifest import load_manifest
@@ -146,7 +146,7 @@ def test_nothing_that_judges_was_learned_from(trained):
 
 def test_training_is_given_the_shift_and_the_seed_of_the_run(trained):
     recipe, folder = trained
-    about = load_checkpoint(folder/'train'/'checkpoints')[1]
+    _, about, *_ = load_checkpoint(folder/'train'/'checkpoints')
     assert about['shift'] == recipe.flow_shift == 1.7 and about['seed'] == 43
 
 
@@ -169,24 +169,26 @@ def test_what_a_clip_is_asked_for_is_what_is_drawn(trained, tmp_path, monkeypatc
 
 # ---- what is left
 
+def forget_ann(home): assert main(['forget', 'ann', '--runs', str(home), '--yes']) == 0
+
+
 def test_forgetting_takes_the_executed_notebooks(home, monkeypatch):
     "They hold the person's photos as pictures: written as `faceid run` writes them, without their kernels"
     def executed(source, out, *args, **more): shutil.copyfile(source, out)
     monkeypatch.setattr(runs.papermill, 'execute_notebook', executed)
     done = runs.run_notebooks('tiny', SMALL, home/'ann', tell=lambda text: None)
     assert len(done) == 5 and all(path.is_file() for path in done)
-    left = forget(home, holding(home, 'ann'))
-    assert (left.files, left.rows, left.runs) == (0, 0, 0) and not any(path.exists() for path in done)
-    assert not list(home.rglob('*.ipynb'))
+    forget_ann(home)
+    assert not any(path.exists() for path in done) and not list(home.rglob('*.ipynb'))
 
 
 def test_forgetting_takes_copies_and_nothing_else(home):
-    names = [name for name in listed(home/'ann'/'embed')]
     (home/'elsewhere').mkdir()
-    for name in names: shutil.copy(home/'ann'/'embed'/name, home/'elsewhere'/f'copy of {name}')
+    for path in home.glob('ann/embed/*.safetensors'): shutil.copy(path, home/'elsewhere'/f'copy of {path.name}')
+    for path in home.glob('ann/curate/crops/*.png'): shutil.copy(path, home/'elsewhere'/f'copy of {path.name}')
     (home/'elsewhere'/'mine.txt').write_text('mine')
-    forget(home, holding(home, 'ann'))
-    assert [p.name for p in files_below(home/'elsewhere')] == ['mine.txt']
+    forget_ann(home)
+    assert [path.name for path in home.glob('elsewhere/*')] == ['mine.txt']
 
 
 # ---- the command

@@ -218,7 +218,7 @@ def test_a_flipped_bit_in_the_newest_checkpoint_is_noticed(tmp_path, place):
     data = bytearray(newest.read_bytes())
     data[place] ^= 1
     newest.write_bytes(data)
-    with pytest.warns(UserWarning, match=newest.name): tensors, about = load_checkpoint(tmp_path)
+    with pytest.warns(UserWarning, match=newest.name): tensors, about, *_ = load_checkpoint(tmp_path)
     assert tensors['step'] == 2 and torch.equal(tensors['x'], torch.full((1000,), 2.)) and about == {'run': 'a'}
     older.write_bytes(older.read_bytes()[:-4] + b'\0\0\0\0')
     with pytest.raises(ValueError, match=str(tmp_path)), pytest.warns(UserWarning): load_checkpoint(tmp_path)
