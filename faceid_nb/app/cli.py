@@ -5,7 +5,7 @@ that needs them, so that `faceid --help` answers at once."""
 
 # %% auto #0
 __all__ = ['ARGUMENTS', 'VERBS', 'EXAMPLES', 'STOPPED', 'RESULTS', 'WORK', 'read_pairs', 'read_path', 'Grammar', 'build_parser',
-           'read_words', 'check_device', 'Door', 'main']
+           'read_words', 'Door', 'main']
 
 # %% ../../nbs/8_app/88_cli.ipynb #048c029c
 import argparse
@@ -135,24 +135,12 @@ def _recipe(asked):
     return open_recipe(asked.recipe, words | pairs)
 
 # %% ../../nbs/8_app/88_cli.ipynb #88aa0002
-def check_device(
-    recipe,              # A `Recipe`
-):
-    "Refuse a device that this machine does not have"
-    import torch
-    device, mend = torch.device(recipe.model.device), 'Add model.device=cpu to try it slowly.'
-    there = {'cpu': 1, 'cuda': torch.cuda.device_count(), 'mps': int(torch.backends.mps.is_available())}
-    wanted = {'cuda': 'a CUDA GPU', 'mps': 'an Apple GPU'}.get(device.type, device.type)
-    if not there[device.type]: raise ValueError(f'Recipe {recipe.name} runs on {wanted} and none was found. {mend}')
-    if (device.index or 0) >= there[device.type]: raise ValueError(f'model.device={device} is not there: this machine has {there[device.type]} of them, counted from 0. {mend}')
-
 def _one_phase(asked):
     from faceid_nb.app.recipes import run_place
     from faceid_nb.app.results import PHASES, told
     from faceid_nb.app.store import claimed
     recipe = _recipe(asked)
     folder = asked.run if asked.verb != 'curate' else run_place(recipe, asked.folder)
-    if asked.verb in ('train', 'generate', 'evaluate') and not (folder/asked.verb/'phase.json').is_file(): check_device(recipe)
     with claimed(folder): step = PHASES[asked.verb](recipe, folder)
     print(told(step, folder))
 
@@ -161,7 +149,6 @@ def _generate(asked):
     if asked.pose is None: return _one_phase(asked)
     from faceid_nb.app.results import run_clip
     recipe = _recipe(asked)
-    check_device(recipe)
     print(run_clip(recipe, asked.run, asked.pose, asked.prompt or '', asked.face_scale, asked.lora, asked.out))
 
 def _run(asked):
@@ -171,7 +158,6 @@ def _run(asked):
     from faceid_nb.app.store import claimed
     recipe = _recipe(asked)
     folder = run_place(recipe, asked.folder)
-    check_device(recipe)
     with claimed(folder): run_notebooks(asked.recipe, read_pairs(asked.pairs), folder)
     print(results(folder))
 
@@ -180,7 +166,6 @@ def _demo(asked):
     from faceid_nb.app.store import claimed
     folder = asked.folder or Path('runs/demo')
     recipe = _recipe(asked)
-    check_device(recipe)
     with claimed(folder): run_all(recipe, folder)
     print(results(folder))
 

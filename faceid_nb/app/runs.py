@@ -25,7 +25,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
 import faceid_nb
-from .inputs import find_dances
+from .phases import working
 from .recipes import open_recipe
 from ..core.errors import UserError
 from ..core.files import clear_leftovers, make_private, private_folder, read_json, write_atomic
@@ -175,18 +175,15 @@ def run_notebooks(
 )->list[Path]:                     # The executed notebooks
     "Execute all phases of a run, each as a notebook"
     folder = Path(folder).expanduser().absolute()
-    _check(open_recipe(recipe, overrides), folder)
+    asked = open_recipe(recipe, overrides)
     source = notebooks_folder()
     parameters = {'recipe': recipe, 'overrides': dict(overrides), 'folder': str(folder)}
     for name in NOTEBOOKS:
         check_parameters(source/f'{name}.ipynb', parameters)
-    clear_leftovers(folder/'notebooks')
-    done = []
-    for name in NOTEBOOKS:
-        tell(f'{name} ...')
-        done.append(run_notebook(source/f'{name}.ipynb', folder/'notebooks'/f'{name}.ipynb', parameters, Path.cwd(), timeout))
-    return done
-
-def _check(recipe, folder):
-    "Refuse inputs that do not fit before the first kernel starts"
-    if recipe.inputs.dances: find_dances(recipe, folder)
+    with working(asked, folder, 'evaluate'):
+        clear_leftovers(folder/'notebooks')
+        done = []
+        for name in NOTEBOOKS:
+            tell(f'{name} ...')
+            done.append(run_notebook(source/f'{name}.ipynb', folder/'notebooks'/f'{name}.ipynb', parameters, Path.cwd(), timeout))
+        return done

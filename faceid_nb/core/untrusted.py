@@ -10,7 +10,7 @@ __all__ = ['LARGEST', 'WORDS', 'walk', 'files_below', 'plain', 'Reader']
 
 # %% ../../nbs/0_core/08_untrusted.ipynb #f2ed00ec
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import UserError
