@@ -7,6 +7,7 @@
 - `faceid_nb.app.survey`: After reading you can say which runs lie in a folder, whom each is about, and which files they made.
 - `faceid_nb.app.widgets`: After reading you can accept or reject photos with keys and clicks, and turn a face up and down with a slider, inside JupyterLab.
 - `faceid_nb.core.errors`: After reading you can tell a mistake of the user from a bug, and check any value that a user may give with one annotation.
+- `faceid_nb.core.media`: After this you can bring any photo, clip or note in, take pictures out as PNG and H.264, know a clip before you decode it, and cross into the model's range and back without losing a grey level.
 - `faceid_nb.core.untrusted`: After reading you can look through a folder that anybody may have written, and never hang, fail or be led out of it.
 - `faceid_nb.curation.cache`: Look at a folder a second time in no time: only files that are new are looked at, whatever they are called, and nothing is believed that no longer holds.
 - `faceid_nb.curation.coach`: Say what a set of photos lacks before anybody trains on it, how like the person a result can become, and draw the map of all faces.
