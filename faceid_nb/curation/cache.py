@@ -25,6 +25,7 @@ import torch
 
 from ..core.errors import UserError
 from ..core.files import clear_leftovers, config_hash, file_sha256, header_as, inside, load_tensors, package_versions, save_tensors
+from ..core import fineness as comparing
 from . import faces as finding, photos as reading, select as choosing
 from .faces import Face, FaceFinder
 from .photos import Unreadable, list_photos, read_bytes
@@ -96,7 +97,7 @@ def look_key(
     config:CurationConfig,  # Limits
 )->str:                     # 16 hex digits
     "The fingerprint of everything but the photo that decides what is seen"
-    code = {Path(module.__file__).name: file_sha256(module.__file__) for module in (finding, reading, choosing)}
+    code = {Path(module.__file__).name: file_sha256(module.__file__) for module in (finding, reading, choosing, comparing)}
     versions = {name: v for name, v in package_versions().items() if name in ('insightface', 'onnxruntime', 'numpy', 'pillow')}
     return config_hash({'form': 1, 'pack': faces.sha256, 'settings': faces.settings, 'limits': {name: getattr(config, name) for name in USED}, 'code': code, 'versions': versions})
 
