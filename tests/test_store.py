@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import faceid_nb.app.results as results_module
-import faceid_nb.app.work as work_module
+import faceid_nb.embeddings.work as work_module
 from conftest import QUICK
 from faceid_nb.app.cli import main
 from faceid_nb.app.phases import check_run, open_run

@@ -30,7 +30,7 @@ from .inputs import Dance, find_dances, find_photos, find_strangers
 from .recipes import (Recipe, branch_place, crop_config, face_finder, known_keys, model_place, named_recipe, pack_home,
                                    pack_place, with_overrides)
 from .store import Step, claimed, do_step, finished
-from .work import (ORDER, CurateTask, Plan, RunFile, album_faces, check_faces, check_links, check_rows, content_of, curate_into, draw_losses,
+from ..embeddings.work import (ORDER, CurateTask, Plan, RunFile, album_faces, check_faces, check_links, check_rows, content_of, curate_into, draw_losses,
                                 embed_into, model_sha, person, photo_contents, photo_words, read_by_hand, read_run, rejected_faces,
                                 single_face, was_moved)
 from ..core.errors import UserError, checked

@@ -29,7 +29,7 @@ from .inputs import Dance, find_dances, find_photos
 from .phases import PLANS, do_phases, generate_key, model_hashes, open_model, run_curate, run_embed, run_train, working
 from .recipes import Recipe, branch_place, face_finder, known_keys
 from .store import Step, read_step, shown
-from .work import ORDER, RESULTS, Plan, Summary, person, write_clip
+from ..embeddings.work import ORDER, RESULTS, Plan, Summary, person, write_clip
 from ..core.errors import UserError, checked
 from ..core.files import config_hash, load_tensors, make_private, package_versions, read_json, read_json_as, write_atomic, write_json
 from ..core.folders import is_as_written, keep_aside
