@@ -95,9 +95,12 @@ def test_a_comparison_ends_in_the_mean_the_lowest_and_the_highest(tmp_path):
     names = ('base', 'mapper', 'lora', 'full', 'real', 'stranger')
     means = np.random.default_rng(0).uniform(.1, .9, (3, len(names))).round(3)
     for k, row in enumerate(means):
-        identity = {name: {'mean': mean, 'no_face_rate': 0., 'frames': 10} for name, mean in zip(names, row)}
+        numbers = {'median': .5, 'no_face_rate': 0., 'frames': 10}
+        identity = {name: numbers | {'mean': mean} for name, mean in zip(names, row)}
+        summary = {'subject': f'ann{k}', 'seed': k, 'photos': {'given': 9, 'kept': 8}, 'identity': identity}
+        summary |= {'seconds': {}, 'models': {}, 'versions': {}}
         (tmp_path/f'{k}').mkdir()
-        (tmp_path/f'{k}'/'summary.json').write_text(json.dumps({'subject': f'ann{k}', 'seed': k, 'identity': identity}))
+        (tmp_path/f'{k}'/'summary.json').write_text(json.dumps(summary))
     lines = compare([tmp_path/f'{k}' for k in range(3)]).splitlines()
 
     def numbers(first):

@@ -3,7 +3,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +10,12 @@ import pytest
 from faceid_nb.app import phases, results, runs
 from faceid_nb.app.cli import main
 from faceid_nb.app.inputs import find_dances, find_photos
-from faceid_nb.app.phases import note_run, open_run, run_clip, run_train
+from faceid_nb.app.phases import note_run, open_run, run_train
 from faceid_nb.app.recipes import face_finder, open_recipe, with_overrides
-from faceid_nb.app.store import Step, do_step, finished
-from faceid_nb.core.files import load_tensors, read_json, write_json
+from faceid_nb.app.results import run_clip
+from faceid_nb.app.store import Step, do_step, finished, read_step
+from faceid_nb.app.work import ORDER
+from faceid_nb.core.files import load_tensors, write_json
 from faceid_nb.core.media import read_video
 from faceid_nb.curation.manifest import load_manifest
 from faceid_nb.embeddings.encoders import embed_photos
@@ -46,23 +47,16 @@ def home(trained, tmp_path):
 
 def keys_of(recipe, folder, model='a model', pack='a pack'):
     "The key of every phase for this recipe, without doing the work"
-    found = {}
-
-    def noted(place, name, key, *args, **more):
-        found[name] = key
-        mark = Path(place)/name/'phase.json'
-        known = read_json(mark) if mark.is_file() else {'name': name, 'seconds': 0., 'result': {}, 'files': {}}
-        return Step(**known | {'key': key})
+    keys, step = {}, None
     with pytest.MonkeyPatch.context() as patch:
-        for module in (phases, results): patch.setattr(module, 'do_step', noted)
         patch.setattr(phases, 'model_hashes', lambda recipe: {'model': model})
         patch.setattr(phases, 'pack_hashes', lambda recipe: {'pack': pack})
-        patch.setattr(results, 'publish', lambda *args: None)
-        results.run_evaluate(recipe, folder)
-    return found
+        for name in ORDER:
+            keys[name] = results.ALL[name](recipe, folder, step).key
+            step = replace(read_step(folder/name, name) or Step(name, '', 0., {}, {}), key=keys[name])
+    return keys
 
 
-ORDER = ('curate', 'embed', 'train', 'generate', 'evaluate')
 DEPENDS = {  # key of a recipe -> another value, and the first phase that has to be done again
     'curation.min_face': (40, 'curate'), 'curation.heldout': (.5, 'curate'), 'cutting.large': ('yes', 'curate'),
     'subject': ('bob', 'curate'), 'trigger': ('xyz', 'curate'),
@@ -157,7 +151,7 @@ def test_what_a_clip_is_asked_for_is_what_is_drawn(trained, tmp_path, monkeypatc
     def drawn(pipe, frames, prompt, sampling, branch, identity):
         asked.append((prompt, sampling.face_scale, sampling.seed, identity.numpy(), frames))
         return np.zeros((5, 32, 32, 3), np.uint8)
-    monkeypatch.setattr(phases, 'generate', drawn)
+    monkeypatch.setattr(results, 'generate', drawn)
     run_clip(recipe, folder, pose, '{trigger} waving', .5, None, tmp_path/'a.mp4')
     run_clip(recipe, folder, pose, '', None, None, tmp_path/'b.mp4')
     (words, scale, *_), (own, usual, *_) = asked
