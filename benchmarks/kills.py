@@ -181,6 +181,7 @@ class Bench:
             sys.argv = ['faceid', *self.words(verb, folder)]
             if killer: Killer(folder, *killer).install()
             return import_module('faceid_nb.app.cli').main()
+        self.log.write_text('')
         return fork(work, self.log)
 
     def wait(self, pid, limit):
@@ -311,8 +312,9 @@ def main():
     asked = parser.parse_args()
     part, parts = (int(word) for word in asked.slice.split('/'))
     kills = asked.kills//parts + (part <= asked.kills % parts)
-    with tempfile.TemporaryDirectory() as home:
-        rows = kill_runs(Path(home).resolve(), kills, asked.verbs, asked.moments, asked.signals, asked.seed*1000 + part, asked.seconds, asked.chain)
+    home = Path(tempfile.mkdtemp()).resolve()  # not a TemporaryDirectory: each fork that ends would remove it
+    try: rows = kill_runs(home, kills, asked.verbs, asked.moments, asked.signals, asked.seed*1000 + part, asked.seconds, asked.chain)
+    finally: shutil.rmtree(home, ignore_errors=True)
     total = print_table(rows)
     sys.exit(total['equal'] != total['runs'] or total['stuck'] or total['strays'] or total['wrong'])
 
