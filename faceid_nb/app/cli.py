@@ -16,7 +16,6 @@ import select
 import sys
 import traceback
 import warnings
-from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
@@ -240,7 +239,7 @@ def _no_memory(error):
 
 class Door:
     "End a command: one line for what is not a bug, and the exit code"
-    def __init__(self, debug): self.debug, self.code = debug, 0
+    def __init__(self): self.debug, self.code = False, 0
 
     def __enter__(self): return self
 
@@ -264,9 +263,9 @@ WORK = {
     'forget': (_forget, ('faceid_nb.app.erasure',)), 'compare': (_compare, RESULTS), 'recipes': (_recipes, ('faceid_nb.app.recipes',)),
     'pretrain': (_pretrain, ('faceid_nb.app.recipes',)), **dict.fromkeys(('curate', 'embed', 'train', 'evaluate'), (_one_phase, RESULTS))}
 
-def _leave(line):
-    "End the process at once"
-    os.write(2, line.encode())
+def _leave():
+    "End the process at once, in one line"
+    os.write(2, f'{STOPPED}\n'.encode())
     os._exit(130)
 
 def _end(code):
@@ -275,11 +274,12 @@ def _end(code):
     if sys.stdout is not None and not _reader_gone(): sys.stdout.flush()
     os._exit(code)
 
-def _work(asked, own):
+def _command(asked):
+    if not asked.debug: warnings.simplefilter('ignore')
     work, modules = WORK[asked.verb]
-    with leaving(partial(_leave, STOPPED + '\n')) if own else nullcontext():
-        for name in modules: import_module(name)
-    work(asked)
+    for name in modules:
+        import_module(name)
+    with leaving(None): work(asked)
     if sys.stdout is not None: sys.stdout.flush()
 
 def main(
@@ -287,12 +287,13 @@ def main(
 )->int:                               # Exit code: 0 done, 2 refused, 130 stopped, 141 nobody reads
     "Run the `faceid` command"
     own = arguments is None
-    with stoppable():
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper): stream.reconfigure(errors='backslashreplace')
-        asked = read_words(arguments)
-        if asked is None: return 0
-        if not asked.debug: warnings.simplefilter('ignore')
-        with Door(asked.debug) as door: _work(asked, own)
-    if own and door.code == 130: _end(130)
+    with stoppable(), leaving(_leave if own else None):
+        with Door() as door:
+            for stream in (sys.stdout, sys.stderr):
+                if isinstance(stream, io.TextIOWrapper): stream.reconfigure(errors='backslashreplace')
+            asked = read_words(arguments)
+            if asked is None: return 0
+            door.debug = asked.debug
+            _command(asked)
+        if own and door.code == 130: _end(130)
     return door.code

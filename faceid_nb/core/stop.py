@@ -45,7 +45,7 @@ def _hear(number, frame):
         os.kill(os.getpid(), number)
         return
     HEARD.asked = True
-    if HEARD.leave is not None: HEARD.leave()
+    if HEARD.leave is not None and not _on_its_way(): HEARD.leave()
     if not HEARD.held and not _on_its_way(): raise Stop
 
 # %% ../../nbs/0_core/07_stop.ipynb #8efb4a10
@@ -118,9 +118,9 @@ def stop_heard():
 # %% ../../nbs/0_core/07_stop.ipynb #8e1b0178
 @contextmanager
 def leaving(
-    leave:Callable[[], None],  # Ends the process
+    leave:Callable[[], None]|None,  # Ends the process; None: raise, as outside
 )->Iterator[None]:
     "Call `leave` on a stop inside the `with` block, instead of raising"
-    HEARD.leave = leave
+    before, HEARD.leave = HEARD.leave, leave
     try: yield
-    finally: HEARD.leave = None
+    finally: HEARD.leave = before

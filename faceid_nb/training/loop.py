@@ -20,6 +20,7 @@ from time import perf_counter
 from typing import Literal
 
 from accelerate import Accelerator
+from IPython import get_ipython
 from torch import nn
 from tqdm.auto import tqdm
 import torch
@@ -273,7 +274,7 @@ def train(
     about = _about(transformer, cache, state.params, config)
     need_space(folder, 3*4*sum(p.nbytes for p in state.params.values()))  # Two checkpoints and one being written; each is weights, average and Adam's two
     resumed_at = _resume(state, about, folder/'checkpoints')
-    silent = not (progress and (sys.stderr.isatty() or 'ipykernel' in sys.modules))
+    silent = not progress or get_ipython() is None and not sys.stderr.isatty()
 
     with stoppable(), tqdm(total=total, initial=state.step, desc='training', disable=silent) as bar, _Keeper(state, setup, about, folder/'checkpoints') as keeper:
         if state.seen < state.step: _call(every, state)  # a stop cut them short
