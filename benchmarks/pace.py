@@ -23,7 +23,8 @@ from faceid_nb.app.cli import main as faceid
 from faceid_nb.core.files import read_json
 from faceid_nb.curation.cache import KeptLooks
 from faceid_nb.curation.faces import FaceFinder, hushed, open_faces
-from faceid_nb.curation.photos import Unreadable, list_photos, read_photo
+from faceid_nb.curation.folder import list_photos
+from faceid_nb.curation.photos import Unreadable, read_photo
 from faceid_nb.curation.select import CurationConfig, look_at
 from faceid_nb.world.tiny import tiny_pack
 

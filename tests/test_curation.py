@@ -11,7 +11,8 @@ from PIL import Image, ImageFilter
 from faceid_nb.curation.crop import CropConfig
 from faceid_nb.curation.faces import Face, open_faces
 from faceid_nb.curation.manifest import curate, load_manifest, split_photos
-from faceid_nb.curation.photos import Unreadable, list_photos, read_photo
+from faceid_nb.curation.folder import list_photos
+from faceid_nb.curation.photos import Unreadable, read_photo
 from faceid_nb.curation.select import CurationConfig, REASONS, calibrate
 
 CONFIG, CROP = CurationConfig(same_person=.5), CropConfig((96, 64))

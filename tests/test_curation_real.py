@@ -6,7 +6,8 @@ import pytest
 
 from faceid_nb.curation.crop import CropConfig
 from faceid_nb.curation.manifest import curate
-from faceid_nb.curation.photos import list_photos, read_photo
+from faceid_nb.curation.folder import list_photos
+from faceid_nb.curation.photos import read_photo
 from faceid_nb.curation.select import CurationConfig, calibrate, judge, look_at
 from faceid_nb.embeddings.encoders import embed_photos
 from faceid_nb.embeddings.identity import make_identity

@@ -13,7 +13,8 @@ from faceid_nb.curation import faces as finding
 from faceid_nb.curation.cache import USED, KeptLooks, load_look, look_key, save_look
 from faceid_nb.curation.faces import PLACES, Face, announce, chip, open_faces, pack_licence, roll, similarity, untwisted
 from faceid_nb.curation.opencv import open_opencv, opencv_files
-from faceid_nb.curation.photos import list_photos, read_photo
+from faceid_nb.curation.folder import list_photos
+from faceid_nb.curation.photos import read_photo
 from faceid_nb.curation.select import CurationConfig, Look, calibrate, look_at
 from faceid_nb.world.tiny import tiny_pack
 

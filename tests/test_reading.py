@@ -14,7 +14,8 @@ from pillow_heif import register_heif_opener
 
 from faceid_nb.core.media import write_image
 from faceid_nb.curation import photos
-from faceid_nb.curation.photos import IDLE, MOST, Decoder, Limits, Unreadable, as_rgb, list_photos, read_photo, survey, to_srgb
+from faceid_nb.curation.folder import list_photos, survey
+from faceid_nb.curation.photos import IDLE, MOST, Decoder, Limits, Unreadable, as_rgb, read_photo, to_srgb
 
 SIZE = (96, 64)
 FORMATS = {'jpg': 'JPEG', 'png': 'PNG', 'webp': 'WEBP', 'tif': 'TIFF', 'avif': 'AVIF', 'heic': 'HEIF'}

@@ -19,7 +19,7 @@ from .store import do_step
 from ..core.errors import UserError
 from ..core.files import config_hash, write_atomic
 from ..core.media import read_text
-from ..curation.photos import list_photos
+from ..curation.folder import list_photos
 from ..inference.pose import list_poses, say_once
 
 # %% ../../nbs/8_app/84_inputs.ipynb #20ba4406

@@ -41,7 +41,7 @@ from ..core.plot import save_figure, show_clip
 from ..curation.coach import whom_figure
 from ..curation.faces import FaceFinder
 from ..curation.manifest import Manifest, SplitConfig, load_manifest
-from ..curation.photos import list_photos
+from ..curation.folder import list_photos
 from ..curation.select import Unclear
 from ..embeddings.identity import load_identity
 from ..inference.fit import check_branch, check_machine, check_model, check_poses, training_bytes

@@ -28,7 +28,8 @@ from ..core.files import clear_leftovers, config_hash, file_sha256, header_as, i
 from ..core import fineness as comparing
 from . import faces as finding, photos as reading, select as choosing
 from .faces import Face, FaceFinder
-from .photos import Unreadable, list_photos, read_bytes
+from .folder import list_photos
+from .photos import Unreadable, read_bytes
 from .select import CurationConfig, Look, look_at
 
 # %% ../../nbs/1_curation/16_cache.ipynb #cb08c1e2

@@ -34,7 +34,8 @@ from ..core.media import read_image, write_image
 from ..core.plot import save_figure, tile
 from .crop import Captioner, CropConfig, caption, crop_boxes, described, large_picture, training_picture, turned, varying
 from .faces import FaceFinder
-from .photos import list_photos, read_photo
+from .folder import list_photos
+from .photos import read_photo
 from .select import CurationConfig, Look, Verdict, judge, look_at
 
 # %% ../../nbs/1_curation/15_manifest.ipynb #950c1664

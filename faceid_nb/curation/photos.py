@@ -34,7 +34,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from ..core.media import fit_within, reduced
-from .folder import RAW, Unreadable, list_photos, read_bytes, sniff, survey  # `survey` and `list_photos` go along for whoever reads photos
+from .folder import RAW, Unreadable, read_bytes, sniff
 
 # %% ../../nbs/1_curation/11_photos.ipynb #ce62414b
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from ..core.errors import Natural, UserError, checked
 from ..core.files import clear_leftovers, config_hash, file_sha256, inside, write_atomic
 from .cache import look_key
 from .faces import Face, FaceFinder
-from .photos import list_photos
+from .folder import list_photos
 from .select import CurationConfig, Look, Verdict, judge, look_at, subject_of, verdict
 
 # %% ../../nbs/1_curation/19_scale.ipynb #afad4baa

@@ -26,7 +26,8 @@ from scipy.stats import beta
 from ..core.errors import Cosine, Count, Fraction, NotNegative, Positive, Share, UserError, configuration
 from ..core.fineness import Fineness, closeup, finer, fineness
 from .faces import Face, FaceFinder, chip, outside, sharpness, yaw
-from .photos import MOST, Photo, Unreadable, list_photos, read_photo, signed
+from .folder import list_photos
+from .photos import MOST, Photo, Unreadable, read_photo, signed
 
 # %% ../../nbs/1_curation/13_select.ipynb #7bd0d9aa
 Bits = Annotated[int, Field(ge=0, le=144)]

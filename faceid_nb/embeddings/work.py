@@ -33,7 +33,8 @@ from ..curation.coach import coach, coach_figure, map_figure
 from ..curation.crop import CropConfig
 from ..curation.faces import FaceFinder
 from ..curation.manifest import Manifest, SplitConfig, contact_sheet, curate, load_manifest, similarity_matrix
-from ..curation.photos import list_photos, read_photo
+from ..curation.folder import list_photos
+from ..curation.photos import read_photo
 from ..curation.select import CurationConfig
 from .encoders import embed_photo, embed_photos, show_similarity
 from .identity import load_identity, make_identity, save_identity
