@@ -26,7 +26,7 @@ from PIL import Image
 from ..core.errors import UserError, configuration
 from ..core.files import file_sha256, inside, read_json_as, save_tensors, write_json
 from ..core.folders import files_below
-from ..core.media import read_video, write_video
+from ..core.media import read_text, read_video, write_video
 from ..core.plot import plot_curve, save_figure
 from ..curation.cache import KeptLooks
 from ..curation.coach import coach, coach_figure, map_figure
@@ -95,7 +95,7 @@ def photo_words(
 )->dict[str, str]:      # Photo -> words for its caption
     "Read the words beside the photos"
     notes = {path.relative_to(photos).as_posix(): path.with_suffix('.txt') for path in list_photos(photos)}
-    return {name: note.read_text(encoding='utf-8').strip() for name, note in notes.items() if note.is_file()}
+    return {name: read_text(note) for name, note in notes.items() if note.is_file()}
 
 # %% ../../nbs/2_embeddings/23_work.ipynb #390d6f67
 @lru_cache(maxsize=1024)
