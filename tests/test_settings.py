@@ -10,7 +10,7 @@ import pytest
 
 import faceid_nb
 
-IMPORT_NAMES = {'Pillow': 'PIL', 'scikit-image': 'skimage', 'imageio-ffmpeg': 'imageio_ffmpeg', 'jupyterlab': None, 'ftfy': None}   # None: needed, never imported by us
+IMPORT_NAMES = {'ipython': 'IPython', 'protobuf': 'google', 'Pillow': 'PIL', 'scikit-image': 'skimage', 'imageio-ffmpeg': 'imageio_ffmpeg', 'jupyterlab': None, 'ftfy': None}   # None: needed, never imported by us
 
 
 @pytest.fixture(scope='module')
