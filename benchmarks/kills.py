@@ -65,6 +65,7 @@ def fork_kernel(pids):
         pid = os.fork()
         if pid:
             with open(pids, 'a') as file: file.write(f'{pid}\n')
+            while os.getpgid(pid) != pid: time.sleep(.001)  # before that its group is ours
             process = subprocess.Popen.__new__(subprocess.Popen)
             process.__dict__ |= dict(pid=pid, args=cmd, returncode=None, stdin=None, stdout=None, stderr=None, _child_created=True, _sigint_wait_secs=0, _waitpid_lock=threading.Lock())
             return process
@@ -73,14 +74,13 @@ def fork_kernel(pids):
             asyncio.events._set_running_loop(None)
             asyncio.set_event_loop(asyncio.new_event_loop())
             for handle in (1, 2): os.dup2(stderr.fileno(), handle)
-            os.environ |= {'JPY_PARENT_PID': parent}
             for name in SIGNALS[1:]: signal.signal(getattr(signal, name), signal.SIG_DFL)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, 0)
             for handle in os.listdir('/proc/self/fd'):  # a real kernel inherits no lock
                 if os.path.exists(f'/proc/self/fd/{handle}') and os.readlink(f'/proc/self/fd/{handle}').endswith('.lock'): os.close(int(handle))
             import_module('faceid_nb.app.store').HELD.clear()
-            sys.argv = ['ipykernel_launcher', *cmd[3:]]
+            sys.argv = ['ipykernel_launcher', *cmd[3:], f'--IPKernelApp.parent_handle={parent}']
             from ipykernel.kernelapp import launch_new_instance
             launch_new_instance()
         finally: os._exit(0)

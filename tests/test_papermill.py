@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import nbformat
 import psutil
@@ -89,24 +88,40 @@ def test_an_error_in_a_kernel_is_the_same_error_here(code, tmp_path):
     assert list((tmp_path/'out').iterdir()) == []
 
 
-@pytest.mark.skipif(os.name != 'posix', reason='kill by signal')
-@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGHUP'])
-def test_a_stop_reaches_the_kernel_and_what_it_saves_is_kept(name, tmp_path):
-    target = notebook(tmp_path/'target.ipynb', f'import time\nprint("begun")\nopen({str(tmp_path/"begun")!r}, "w").close()\ntry: time.sleep(60)\nfinally:\n    time.sleep(.5)\n    open({str(tmp_path/"saved")!r}, "w").close()')
+def at_work(tmp_path):
+    "A command in whose kernel a cell is at work, and that kernel"
+    notebook(tmp_path/'target.ipynb', f'import time\nprint("begun")\nopen({str(tmp_path/"begun")!r}, "w").close()\ntry: time.sleep(60)\nfinally:\n    time.sleep(.5)\n    open({str(tmp_path/"saved")!r}, "w").close()')
     script = f'''import sys; from pathlib import Path; import faceid_nb.app.cli as cli, faceid_nb.app.runs as runs
 home = Path({str(tmp_path)!r})
 cli.WORK['recipes'] = (lambda asked: runs.run_notebook(home/'target.ipynb', home/'out'/'out.ipynb', {{'n': 2}}, home, 60), ())
 sys.argv = ['faceid', 'recipes']
 raise SystemExit(cli.main())'''
     work = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path/'begun').exists(): assert work.poll() is None or work.stderr.read() == '', time.sleep(.02)
-    kernels = psutil.Process(work.pid).children(recursive=True)
+    while not (tmp_path/'begun').exists():
+        assert work.poll() is None, work.stderr.read()
+        time.sleep(.02)
+    return work, psutil.Process(work.pid).children(recursive=True)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='kill by signal')
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGHUP'])
+def test_a_stop_reaches_the_kernel_and_what_it_saves_is_kept(name, tmp_path):
+    work, kernels = at_work(tmp_path)
     work.send_signal(getattr(signal, name))
     out, err = work.communicate(timeout=60)
     assert (work.returncode, err) == (130, 'faceid: stopped; the same command goes on from here\n')
     assert (tmp_path/'saved').exists() and kernels and not [one for one in kernels if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
     assert [p.name for p in (tmp_path/'out').iterdir()] == ['out.ipynb']
     assert nbformat.read(tmp_path/'out'/'out.ipynb', 4).cells[-1].outputs[0].text == 'begun\n'
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='kill by signal')
+def test_a_kernel_does_not_outlive_a_killed_command(tmp_path):
+    work, kernels = at_work(tmp_path)
+    work.kill()
+    work.communicate(timeout=60)
+    gone, alive = psutil.wait_procs(kernels, timeout=60)
+    assert kernels and not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_leftovers_of_a_killed_write_are_cleared(tmp_path, monkeypatch):
