@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -51,11 +52,9 @@ def fork(work, log):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         code = work()
         sys.stdout.flush()
-    except BaseException:  # noqa: the fork must not go on as this program
-        import traceback
-        traceback.print_exc()
-        sys.stderr.flush()
-    finally: os._exit(code or 0)
+    finally:  # the fork must not go on as this program
+        if error := sys.exception(): traceback.print_exception(error)
+        os._exit(code or 0)
 
 
 def fork_kernel(pids):
