@@ -161,6 +161,8 @@ def probe_video(
     stream = re.search(r'^  Stream #0:0.*?: Video: (.*)$', said.partition('\nOutput #0')[2], re.M)
     size = stream and re.search(r', (\d+)x(\d+)\b', stream[1])
     if not size and re.search(r'^  Stream #0:\d+.*?: Audio: ', said, re.M): raise UserError(f'{path} holds sound and no pictures: give a video file.')
+    if not size and (head[4:8] == b'ftyp' or head[:4] in (b'RIFF', b'\x1aE\xdf\xa3')):
+        raise UserError(f'{path} is cut short or damaged: copy it again, or convert it to H.264 mp4.')
     if not size: raise UserError(f'{path} is not a clip that ffmpeg can read: convert it to H.264 mp4.')
     height, width = int(size[2]), int(size[1])
     turn = re.search(r'Display Matrix: rotation of (-?[\d.]+) degrees', said)
