@@ -5,15 +5,24 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from diffusers import WanVACEPipeline
 from PIL import Image
 from safetensors.torch import save_file
 
 from faceid_nb.app.cli import main
 from faceid_nb.app.phases import note_run
 from faceid_nb.app.recipes import open_recipe
+from faceid_nb.core.errors import UserError
 from faceid_nb.core.media import write_video
+from faceid_nb.curation.faces import open_faces
+from faceid_nb.curation.manifest import Crop, Manifest, Record, read_crop, save_manifest, settle
+from faceid_nb.curation.select import CurationConfig, look_at
+from faceid_nb.embeddings.encoders import embed_photo
+from faceid_nb.inference.generate import open_pipeline
+from faceid_nb.world import tiny
 from faceid_nb.world.people import random_people
 from faceid_nb.world.scenes import film, random_dance, take_photo
 from faceid_nb.world.tiny import tiny_pack
@@ -169,3 +178,56 @@ def test_full_disk(tmp_path):
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith('faceid: '), done.stderr
     assert [p for p in tmp_path.rglob('*') if p.is_file() and '.part' in p.name] == []
+
+
+@pytest.mark.parametrize('file', ['face_branch_tiny.safetensors', 'faces/models/tiny/recogniser.onnx', 'wan_vace_tiny/vae/diffusion_pytorch_model.safetensors', 'wan_vace_tiny/transformer/config.json'])
+def test_shipped_weights_with_a_flipped_bit_are_refused(tmp_path, monkeypatch, file):
+    "A bit in the weights breaks no format; only the card knows"
+    monkeypatch.setattr(tiny, 'WEIGHTS', shutil.copytree(tiny.WEIGHTS, tmp_path/'weights'))
+    for find in (tiny.tiny_branch, tiny.tiny_pack, tiny.tiny_model_path): find()
+    damaged = tmp_path/'weights'/file
+    data = bytearray(damaged.read_bytes())
+    data[len(data)//2] ^= 1
+    damaged.write_bytes(data)
+    refused = []
+    for find in (tiny.tiny_branch, tiny.tiny_pack, tiny.tiny_model_path):
+        try: find()
+        except UserError as error: refused.append(str(error))
+    assert len(refused) == 1 and str(damaged) in refused[0]
+
+
+def test_an_embedding_that_is_not_finite_is_named_with_its_photo(tmp_path, monkeypatch):
+    path = next(photos(tmp_path/'photos', 1, 1).glob('*.jpg'))
+    faces, config = open_faces(*tiny.tiny_pack(), ((192, 192), (640, 640))), CurationConfig()
+    seen = look_at(path, path.parent, faces, config)
+    monkeypatch.setattr(faces, '_vector', lambda face: np.full(512, np.nan, np.float32))
+    with pytest.raises(UserError, match=f'{path.name}.*recogniser.onnx answers NaN'): look_at(path, path.parent, faces, config)
+    with pytest.raises(UserError, match=f'{path.name}.*recogniser.onnx answers NaN'): embed_photo(faces, path, seen.sha256, seen.faces[0].keypoints)
+
+
+@pytest.mark.parametrize('error', [MemoryError(), OSError(12, 'Cannot allocate memory'), torch.OutOfMemoryError('CUDA out of memory'),
+                                   RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")], ids=lambda e: type(e).__name__)
+def test_a_model_too_large_for_the_memory_is_told_as_that(monkeypatch, error):
+    def no_room(*args, **settings): raise error
+    monkeypatch.setattr(WanVACEPipeline, 'from_pretrained', no_room)
+    with pytest.raises(UserError, match='memory ran out') as told: open_pipeline(tiny.tiny_model_path())
+    assert 'again' not in str(told.value) and '\n' not in str(told.value)
+
+
+def test_a_link_among_the_crops_is_never_followed(tmp_path):
+    "Neither when a crop is read nor when a curation replaces an earlier one"
+    theirs = tmp_path/'theirs'
+    theirs.mkdir()
+    for name in ('0123456789ab_close.png', 'keep.png'): Image.new('RGB', (8, 8)).save(theirs/name)
+    out, draft = tmp_path/'out', tmp_path/'draft'
+    crop = Crop('crops/0123456789ab_close.png', 'a photo', (0., 0., 1., 1.), (8, 8))
+    place = {'box': [0., 0., 1., 1.], 'keypoints': [[0., 0.]]*5, 'score': .9, 'padding': 0.}
+    save_manifest(out, Manifest('Ann', 'ohwx', (Record('a.jpg', 'ab'*32, 'kept', None, .9, .5, '', place, 'train', (crop,)),)))
+    (out/'crops').symlink_to(theirs)
+    save_manifest(draft, Manifest('Ann', 'ohwx', ()))
+    (draft/'crops').mkdir()
+    Image.new('RGB', (8, 8)).save(draft/'crops'/'ba9876543210_close.png')
+    before = {path.name: path.read_bytes() for path in theirs.iterdir()}
+    with pytest.raises(UserError, match='is a link'): read_crop(out, crop)
+    with pytest.raises(UserError, match='is a link'): settle(draft, out)
+    assert {path.name: path.read_bytes() for path in theirs.iterdir()} == before

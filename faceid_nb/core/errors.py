@@ -8,8 +8,8 @@ Tell what a user can mend from what only a programmer can, and check the values 
 
 # %% auto #0
 __all__ = ['configuration', 'Natural', 'Count', 'Share', 'Positive', 'NotNegative', 'Rate', 'Shift', 'Fraction', 'Decay',
-           'Cosine', 'Seed', 'MUST', 'Pattern', 'PlainName', 'FrameCount', 'UserError', 'explain', 'checked',
-           'checked_mapping']
+           'Cosine', 'Seed', 'MUST', 'Pattern', 'PlainName', 'StoredName', 'Hash', 'FrameCount', 'UserError', 'explain',
+           'checked', 'checked_mapping']
 
 # %% ../../nbs/0_core/00_errors.ipynb #96b43370
 import re
@@ -79,6 +79,14 @@ def _plain_name(name):
         raise ValueError(f'must be one plain name without a path in it, got {name!r}')
     return name
 
+def _stored_name(name):
+    if {'', '.', '..'} & set(name.split('/')) or '\x00' in name: raise ValueError(f'must name a file inside the folder, got {name!r:.100}')
+    return name
+
+def _hexadecimal(digits):
+    if not re.fullmatch('[0-9a-f]{0,64}', digits): raise ValueError(f'must be a hash in hexadecimal, got {digits!r:.80}')
+    return digits
+
 def _chained(num_frames):
     if num_frames % 4 != 1:
         raise ValueError(f'must be 4k+1, got {num_frames}; the nearest are {(num_frames - 1)//4*4 + 1} and {(num_frames - 1)//4*4 + 5}')
@@ -86,6 +94,8 @@ def _chained(num_frames):
 
 Pattern = Annotated[str, AfterValidator(_compiles)]             # A regular expression
 PlainName = Annotated[str, AfterValidator(_plain_name)]         # A name that is safe as a file name
+StoredName = Annotated[str, AfterValidator(_stored_name)]       # A file inside a folder, with / between its parts; `core.files.inside` makes a path of it
+Hash = Annotated[str, AfterValidator(_hexadecimal)]             # Up to 64 digits, may be empty
 FrameCount = Annotated[Count, AfterValidator(_chained)]         # Frames of a clip, 4k+1
 
 # %% ../../nbs/0_core/00_errors.ipynb #ba1f13c5

@@ -142,8 +142,9 @@ def inside(
     "Turn a stored name into a path, or refuse a name that leads out of its folder"
     plain = isinstance(name, str) and name and not re.search(r'[\\\x00]', name) and not PureWindowsPath(name).drive
     parts = name.split('/') if plain else ['..']
-    if {'', '.', '..'} & set(parts):
-        raise UserError(f'{name!r} does not name a file inside {folder}. The file that names it was edited or damaged; do not use it.')
+    long = max(len(part.encode('utf-8', 'surrogatepass')) for part in parts) > 255 or len(parts) > 50
+    if long or re.search('[\ud800-\udfff]', ''.join(parts)) or {'', '.', '..'} & set(parts):
+        raise UserError(f'{name!r:.200} does not name a file inside {folder}. The file that names it was edited or damaged; do not use it.')
     path = Path(folder)
     for part in PurePosixPath(name).parts:
         path = path/part
@@ -218,7 +219,7 @@ def load_tensors(
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             words = dict(file.metadata() or {})
     except SafetensorError as error:
-        raise UserError(f'{path} is not a whole safetensors file ({error}). Write or fetch it again.') from error
+        raise UserError(f'{path} is not a whole safetensors file ({str(error)[:300]}). Write or fetch it again.') from error
     expected = words.pop(HASH, None)
     if expected not in (None, content_sha256(tensors, words)):
         raise UserError(f'{path} is not as it was written: its content does not match its own hash. Restore the file, or make it again.')
@@ -234,7 +235,7 @@ def header_as(
     try:
         value = json.loads(words[name])
     except (ValueError, RecursionError) as error:
-        raise UserError(f'{where} is not JSON ({error}). The file was edited or comes from another program: make it again.') from error
+        raise UserError(f'{where} is not JSON ({str(error)[:300]}). The file was edited or comes from another program: make it again.') from error
     return checked(kind, value, where)
 
 

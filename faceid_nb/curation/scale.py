@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 
 from ..core.errors import Natural, UserError, checked
 from ..core.files import clear_leftovers, config_hash, file_sha256, inside, write_atomic
-from .cache import look_key
+from .cache import look_key, sound
 from .faces import Face, FaceFinder
 from .folder import list_photos
 from .select import CurationConfig, Look, Verdict, judge, look_at, subject_of, verdict
@@ -54,9 +54,13 @@ def look_of(
     row:dict,     # What `plain` made of a look
 )->Look:          # The same look
     "Make a look from its line"
-    try: return _look(row)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f'A line of an index is no look at a photo ({type(error).__name__}: {str(error)[:100]}). Delete the index, and it is made again.') from None
+    try:
+        look = _look(row)
+        whole = sound(look)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise UserError(f'it is no look at a photo ({type(error).__name__}: {str(error)[:100]})') from None
+    if not whole: raise UserError('it is a look of odd shape')
+    return look
 
 def _look(row):
     faces = tuple(Face(**{k: _restored(v) for k, v in face.items()}) for face in row['faces'])
@@ -245,8 +249,11 @@ LARGEST = 5000  # Photos compared with each other; the distances of so many face
 def read_looks(
     paths:list[Path],    # Indexes of shards
 )->Iterator[Look]:
-    "All looks, one shard in memory at a time"
-    for path in paths: yield from (look_of(row) for row in read_index(path).rows)
+    "Read all looks, one shard in memory at a time"
+    for path in paths:
+        for number, row in enumerate(read_index(path).rows, 2):
+            try: yield look_of(row)
+            except UserError as error: raise UserError(f'{path}, line {number}: {error}. Delete the file, and it is made again.') from None
 
 def judge_folders(
     paths:list[Path],        # Indexes of shards

@@ -22,11 +22,11 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 import numpy as np
 import torch
 
-from ..core.errors import UserError, checked, configuration
+from ..core.errors import StoredName, UserError, checked, configuration
 from ..core.files import header_as, inside, load_tensors, save_tensors
 from ..core.flow import encode_video, vace_control
 from ..core.media import read_image, to_tensor
-from ..curation.manifest import Box, StoredName
+from ..curation.manifest import Box
 
 # %% ../../nbs/4_training/41_data.ipynb #719080c1
 def face_mask(
