@@ -33,7 +33,6 @@ from time import process_time
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from ..core.media import fit_within, reduced
 from .folder import RAW, Unreadable, read_bytes, sniff
 
 # %% ../../nbs/1_curation/11_photos.ipynb #ce62414b
@@ -348,6 +347,7 @@ def signed(
     image:np.ndarray, # uint8 RGB (H, W, 3)
 )->tuple:             # Its signature, and a thumbnail of at most 160 pixels
     "Keep of a photo what finds its copies and what shows it"
+    from faceid_nb.core.media import fit_within, reduced  # brings torch along, which decoders do without
     small = reduced(image, 4) if image.shape[0]*image.shape[1] > LARGE else image
     return signature(small), fit_within(small, (160, 160))
 
