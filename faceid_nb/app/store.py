@@ -334,3 +334,5 @@ def _undone(folder, there):
                 if place == there or not place.is_dir() or any(place.iterdir()): break
                 place.rmdir()
         raise
+    if not begun:
+        clear_leftovers(folder)  # of a command that was killed while it wrote `run.json`

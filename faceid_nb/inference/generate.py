@@ -18,9 +18,11 @@ from errno import ENOMEM
 from hashlib import sha256
 from pathlib import Path
 import re
+import sys
 from typing import Annotated, Any
 import numpy as np
 import torch
+from IPython import get_ipython
 from PIL import Image
 from diffusers import WanVACEPipeline
 from pydantic import Field
@@ -298,7 +300,8 @@ def generate_clips(
     if configuration.lora and not pipe.get_list_adapters(): raise UserError(f'{configuration.name} wants a LoRA and the transformer carries none: load it first')
     texts = {prompt: encode_prompt(pipe, prompt, sampling) for prompt in sorted(set(prompts.values()))}
     clips = {}
-    for name, pose in tqdm(poses.items(), desc=configuration.name, unit='clip', disable=not progress):
+    silent = not progress or get_ipython() is None and not sys.stderr.isatty()
+    for name, pose in tqdm(poses.items(), desc=configuration.name, unit='clip', disable=silent):
         drawn = replace(sampling, seed=clip_seed(sampling.seed, name), face_scale=sampling.face_scale if configuration.mapper else 0.)
         clips[name] = generate(pipe, pose, texts[prompts[name]], drawn, branch, identity if configuration.mapper else None, float(configuration.lora))
         if on_clip is not None: on_clip(name, clips[name])
