@@ -27,6 +27,8 @@ from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 
+import psutil
+
 os.environ |= {'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1'}
 QUICK = ('inputs.n_photos=8', 'inputs.n_dances=1', 'num_frames=5', 'training.steps_a=4', 'training.steps_b=2', 'training.batch_size=4', 'training.checkpoint_every=2', 'sampling.steps=2')
 VERBS, MOMENTS, SIGNALS = ('demo', 'train', 'run'), ('random', 'writes'), ('SIGKILL', 'SIGTERM', 'SIGINT', 'SIGHUP')
@@ -57,13 +59,20 @@ def fork(work, log):
         os._exit(code or 0)
 
 
+def same_process(pid, born):
+    "Find the process of that id that began then; another may have got its id since"
+    try: one = psutil.Process(pid)
+    except psutil.NoSuchProcess: return None
+    return one if one.create_time() == born and one.status() != psutil.STATUS_ZOMBIE else None
+
+
 def fork_kernel(pids):
     "Make a `launch_kernel` that forks this process instead of starting Python anew"
     def launch(cmd, stdin=None, stdout=None, stderr=None, env=None, independent=False, cwd=None, **rest):
         parent = str(os.getpid())
         pid = os.fork()
         if pid:
-            with open(pids, 'a') as file: file.write(f'{pid}\n')
+            with open(pids, 'a') as file: file.write(f'{pid} {psutil.Process(pid).create_time()}\n')
             while os.getpgid(pid) != pid: time.sleep(.001)  # before that its group is ours
             process = subprocess.Popen.__new__(subprocess.Popen)
             process.__dict__ |= dict(pid=pid, args=cmd, returncode=None, stdin=None, stdout=None, stderr=None, _child_created=True, _sigint_wait_secs=0, _waitpid_lock=threading.Lock())
@@ -202,14 +211,12 @@ class Bench:
 
     def kernels_left(self):
         "Wait for the kernels of a command that ended; say how many stay"
-        pids = [int(line) for line in self.pids.read_text().split()] if self.pids.exists() else []
+        lines = [line.split() for line in self.pids.read_text().splitlines()] if self.pids.exists() else []
         self.pids.unlink(missing_ok=True)
-        until = time.monotonic() + 5
-        while pids and time.monotonic() < until:
-            pids = [pid for pid in pids if Path(f'/proc/{pid}').exists()]
-            time.sleep(.02)
-        for pid in pids: os.kill(pid, signal.SIGKILL)
-        return len(pids)
+        left = [one for pid, born in lines if (one := same_process(int(pid), float(born)))]
+        left = psutil.wait_procs(left, timeout=5)[1]
+        for one in left: one.kill()
+        return len(left)
 
     def kill(self, verb, folder, moment, name, seconds, done, row):
         "Start a command and kill it; say whether it came to its end before that"
