@@ -61,6 +61,9 @@ BUGS = (
         ('width_before_height', 'Image.fromarray(image).resize((size[1], size[0])',
          'Image.fromarray(image).resize((size[0], size[1])')),
 
+    *bugs('core/fineness.py', ('test_odd_inputs', 'test_choosing'),
+        ('worse_copy_stays', 'return bool(_preferred(a, b) > 0)', 'return bool(_preferred(a, b) < 0)')),
+
     *bugs('core/flow.py', FLOW,
         ('velocity_reversed', 'return noise - x0', 'return x0 - noise'),
         ('time_shifted_backwards', 'shift * t / (1 + (shift - 1) * t)', 't / (shift - (shift - 1) * t)'),
@@ -87,8 +90,7 @@ BUGS = (
         ('covered_stays', 'if min(ratio, 1/max(ratio, 1e-6)) < config.min_mouth:', 'if ratio < 0:'),
         ('copies_stay', 'apart <= config.duplicate_bits', 'apart < 0'),
         ('reference_ignored', '    if reference is not None:', '    if reference is not None and len(groups) == 1:'),
-        ('copies_vote', '[len(m) for m in moments]', '[len(g) for g in groups]'),
-        ('worse_copy_stays', 'return a.detail > b.detail', 'return a.detail < b.detail')),
+        ('copies_vote', '[len(m) for m in moments]', '[len(g) for g in groups]')),
 
     *bugs('curation/crop.py', CROPPING,
         ('window_leaves_the_photo', 'min(max(x - width/2, 0), size[1] - width)', 'x - width/2'),

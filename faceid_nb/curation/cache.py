@@ -84,10 +84,11 @@ def sound(
     n, each = len(look.faces), (look.sharp, look.light, look.blown, look.side, look.mouth)
     texts = [look.file, look.sha256, look.problem, *look.notes]
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(v, int) for v in (*look.size, look.n_bytes)) or len(look.size) != 2: return False
-    if not all(len(row) == n and all(isinstance(v, int | float | np.number) and np.isfinite(v) for v in row) for row in each): return False
-    if len(look.closeups) != n or not all(_numbers(closeup) and closeup.ndim == 2 for closeup in look.closeups): return False
+    if len(look.sharp) != n or not all(len(row) in (0, n) and all(isinstance(v, int | float | np.number) and np.isfinite(v) for v in row) for row in each): return False
+    if len(look.closeups) not in (0, n) or not all(_numbers(closeup) and closeup.ndim == 2 for closeup in look.closeups): return False
     if look.signature is not None and not _numbers(look.signature, (2, 144)) or look.thumb is not None and not (_numbers(look.thumb) and look.thumb.ndim == 3): return False
-    if not all(isinstance(v, int | float | np.number) and np.isfinite(v) for f in look.faces for v in (f.score, f.padding, f.turn, f.zoom, look.detail)): return False
+    if not all(isinstance(v, int | float | np.number) and np.isfinite(v) for f in look.faces for v in (f.score, f.padding, f.turn, f.zoom)): return False
+    if look.fine and not (len(look.fine) == 7 and np.isfinite([*look.fine[:6], *look.fine[6]]).all()): return False
     return all(_numbers(f.box, (4,)) and _numbers(f.keypoints, (5, 2)) and _numbers(f.embedding) and f.embedding.ndim == 1 for f in look.faces)
 
 def load_look(
