@@ -56,7 +56,7 @@ BUGS = (
     *bugs('core/media.py', MEDIA,
         ('orientation_dropped', 'image = ImageOps.exif_transpose(image)', 'image = image.copy()'),
         ('grey_levels_of_256', '/ 255 * 2 - 1', '/ 256 * 2 - 1'),
-        ('grey_levels_cut_off', '127.5).round().to(torch.uint8)', '127.5).to(torch.uint8)'),
+        ('grey_levels_cut_off', 'levels.round().to(torch.uint8)', 'levels.to(torch.uint8)'),
         ('channels_reversed_out', '.permute(1, 2, 3, 0).numpy()', '.permute(1, 2, 3, 0).flip(-1).numpy()'),
         ('width_before_height', 'Image.fromarray(image).resize((size[1], size[0])',
          'Image.fromarray(image).resize((size[0], size[1])')),
@@ -78,7 +78,9 @@ BUGS = (
 
     *bugs('curation/photos.py', READING,
         ('photo_not_turned', 'if way in TURNS: rgb', 'if way == 3: rgb'),
-        ('transparent_is_black', "seen.size, 'white')", "seen.size, 'black')"),
+        ('transparent_is_black', "seen.size, 'white')", "seen.size, 'black')")),
+
+    *bugs('curation/folder.py', READING,
         ('links_are_followed', 'if stat.S_ISLNK(mode):', 'if False:')),
 
     *bugs('curation/select.py', CHOOSING,
@@ -217,7 +219,7 @@ BUGS = (
         ('seed_of_the_run_ignored', 'seed=recipe.training.seed + recipe.seed', 'seed=recipe.training.seed'),
         ('choices_ignored', 'keys | (overrides or {})', 'keys')),
 
-    *bugs('app/work.py', RUNS,
+    *bugs('embeddings/work.py', RUNS,
         ('gallery_of_training_photos', "heldout = embed_photos(faces, manifest, photos, 'heldout')",
          "heldout = embed_photos(faces, manifest, photos, 'train')"),
         ('gallery_of_all_photos', "heldout = embed_photos(faces, manifest, photos, 'heldout')",
