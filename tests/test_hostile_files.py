@@ -26,12 +26,11 @@ if __name__ == '__main__':
     import torch
     from hypothesis import HealthCheck, given, settings, strategies as st
     from PIL import Image
-    from safetensors.torch import save as to_bytes
 
     from faceid_nb.app.phases import open_run
     from faceid_nb.app.recipes import known_keys, open_recipe
     from faceid_nb.app.store import Step, read_step
-    from faceid_nb.app.work import RunFile, read_by_hand
+    from faceid_nb.embeddings.work import RunFile, read_by_hand
     from faceid_nb.adapters.branch import attach_face_branch, load_branch, save_branch
     from faceid_nb.adapters.lora import LoraSettings, add_lora, load_lora, remove_lora, save_lora
     from faceid_nb.adapters.mapper import MapperConfig

@@ -48,7 +48,8 @@ class YuNet:
         file:Path,         # ONNX
         det_thresh:float,  # Faces below this confidence are not reported
     ):
-        self.net, self.det_thresh, self.lock = cv2.FaceDetectorYN.create(str(file), '', (320, 320), det_thresh, .3, 5000), det_thresh, Lock()
+        self.net = cv2.FaceDetectorYN.create(str(file), '', (320, 320), det_thresh, .3, 5000)
+        self.model_file, self.det_thresh, self.lock = str(file), det_thresh, Lock()
 
     def detect(
         self,
@@ -69,7 +70,8 @@ class SFace:
     def __init__(self,
         file:Path,  # ONNX
     ):
-        self.net, self.lock = cv2.FaceRecognizerSF.create(str(file), ''), Lock()
+        self.net = cv2.FaceRecognizerSF.create(str(file), '')
+        self.model_file, self.lock = str(file), Lock()
 
     def get_feat(
         self,
