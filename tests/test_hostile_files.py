@@ -142,7 +142,7 @@ def make_cache(folder):
 def a_look():
     face = Face(np.array([1., 2., 30., 40.]), np.arange(10.).reshape(5, 2), .9, unit_rows(1)[0])
     picture = np.zeros((4, 4, 3), np.uint8)
-    return Look('a.jpg', 'ab'*32, (40, 60), (face,), (.3,), np.zeros((2, 144), bool), picture, .2, 1000, '', (.5,), (.1,), (0.,), (.2,), (), (picture[..., 0].astype(np.float32),))
+    return Look('a.jpg', 'ab'*32, (40, 60), (face,), (.3,), np.zeros((2, 144), bool), picture, (), 1000, '', (.5,), (.1,), (0.,), (.2,), (), (picture[..., 0].astype(np.float32),))
 
 
 def make_look(folder): save_look(folder/'look.safetensors', a_look())

@@ -14,7 +14,7 @@ from faceid_nb.app.phases import note_run, open_run, run_train
 from faceid_nb.app.recipes import face_finder, open_recipe, with_overrides
 from faceid_nb.app.results import run_clip
 from faceid_nb.app.store import Step, do_step, finished, read_step
-from faceid_nb.app.work import ORDER
+from faceid_nb.embeddings.work import ORDER
 from faceid_nb.core.files import load_tensors, write_json
 from faceid_nb.core.media import read_video
 from faceid_nb.curation.manifest import load_manifest
