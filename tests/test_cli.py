@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -226,8 +227,8 @@ def started(pid):
 REFUSED = {
     ('run',): 'RECIPE is missing', ('run', 'seed=3'): 'name of a recipe comes first', ('curate',): 'PHOTOS is missing', ('train',): 'RUN is missing', ('forget',): 'PERSON is missing',
     ('demo', '--json'): 'Unknown option: --json', ('--json',): 'Unknown option: --json', ('forget', 'a', 'b'): 'Unknown word: b', ('demo', '--fold', 'x'): 'Unknown option: --fold',
-    ('curate', '--folder=', 'x'): 'must name a file or folder', ('run', 'tiny', 'model.device=cuda:99'): ('runs on a CUDA GPU and none was found', 'is not there'),
-    ('demo', 'model.device=cuda:99'): ('runs on a CUDA GPU and none was found', 'is not there'), ('run', 'tiny', 'model.device=gpu'): 'model.device'}
+    ('curate', '--folder=', 'x'): 'must name a file or folder', ('run', 'tiny', 'model.device=cuda:99'): ('needs a CUDA GPU and none was found', 'is not there'),
+    ('demo', 'model.device=cuda:99'): ('needs a CUDA GPU and none was found', 'is not there'), ('run', 'tiny', 'model.device=gpu'): 'model.device'}
 
 
 @pytest.mark.parametrize('words', REFUSED, ids=' '.join)
