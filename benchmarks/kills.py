@@ -134,12 +134,12 @@ class Killer:
 # What a run promises
 
 def without_times(value):
-    if isinstance(value, dict): return {k: without_times(v) for k, v in value.items() if k not in ('seconds', 'files', 'resumed_at', 'created', 'time')}
+    if isinstance(value, dict): return {k: without_times(v) for k, v in value.items() if k not in ('seconds', 'files', 'resumed_at', 'created', 'time', 'scratch')}
     return [without_times(one) for one in value] if isinstance(value, list) else value
 
 
 def promised(folder):
-    "Give every file of a run by content; times are left out, and of notebooks and checkpoints only the names count"
+    "Give every file of a run by content; times, checkpoints and their list are left out, and of notebooks only the names count"
     content = {}
     for path in sorted(p for p in folder.rglob('*') if p.is_file()):
         name = path.relative_to(folder).as_posix()

@@ -22,7 +22,8 @@ from PIL import Image
 from faceid_nb.app.cli import main as faceid
 from faceid_nb.core.files import read_json
 from faceid_nb.curation.cache import KeptLooks
-from faceid_nb.curation.faces import FaceFinder, hushed, open_faces
+from faceid_nb.curation.faces import FaceFinder
+from faceid_nb.curation.packs import hushed, open_faces
 from faceid_nb.curation.folder import list_photos
 from faceid_nb.curation.photos import Unreadable, read_photo
 from faceid_nb.curation.select import CurationConfig, look_at

@@ -62,5 +62,5 @@ def real_pack(assets, tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def real_faces(real_pack):
-    from faceid_nb.curation.faces import open_faces
+    from faceid_nb.curation.packs import open_faces
     return open_faces(*real_pack)

@@ -14,7 +14,8 @@ from scipy.stats import binom
 
 from faceid_nb.app.recipes import tiny, wan21_vace_1_3b
 from faceid_nb.curation.coach import axis as advise, boxes, ceiling, coach, coach_figure, face_map, head_pose, map_figure, smile, whom_figure
-from faceid_nb.curation.faces import Face, open_faces
+from faceid_nb.curation.faces import Face
+from faceid_nb.curation.packs import open_faces
 from faceid_nb.curation.folder import list_photos
 from faceid_nb.curation.photos import read_photo
 from faceid_nb.curation.select import CurationConfig, REASONS, Unclear, alike, calibrate, calibrate_folder, interval, judge, look_at, rival, subject_of

@@ -8,8 +8,11 @@ from PIL import Image
 from test_curation import CONFIG, CROP, ByColour, draw
 
 from faceid_nb.curation.crop import NEVER, CropConfig, LargeCrop, caption, crop_boxes, cut, grown, large_box, large_picture, large_size, meet, placed, training_picture, turned, varying, without_others
-from faceid_nb.curation.faces import Face, open_faces
-from faceid_nb.curation.manifest import PICTURES, SPLITS, SplitConfig, bursts, curate, load_manifest, near_groups, place_of, similarity_matrix, split_photos
+from faceid_nb.curation.faces import Face
+from faceid_nb.curation.packs import open_faces
+from faceid_nb.curation.manifest import PICTURES, curate, load_manifest
+from faceid_nb.curation.coach import similarity_matrix
+from faceid_nb.core.split import SPLITS, SplitConfig, bursts, near_groups, place_of, split_photos
 from faceid_nb.curation.photos import read_photo
 from faceid_nb.curation.select import CurationConfig, look_at
 

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image, ImageFilter
 
 from faceid_nb.curation.crop import CropConfig
-from faceid_nb.curation.faces import Face, open_faces
-from faceid_nb.curation.manifest import curate, load_manifest, split_photos
+from faceid_nb.curation.faces import Face
+from faceid_nb.curation.packs import open_faces
+from faceid_nb.curation.manifest import curate, load_manifest
+from faceid_nb.core.split import split_photos
 from faceid_nb.curation.folder import list_photos
 from faceid_nb.curation.photos import Unreadable, read_photo
 from faceid_nb.curation.select import CurationConfig, REASONS, calibrate

@@ -17,8 +17,10 @@ from faceid_nb.app.store import MARKS
 from faceid_nb.app import survey
 from faceid_nb.core.errors import UserError
 from faceid_nb.core.files import ASIDE
+from faceid_nb.core.lock import lock_file
 
 pytestmark = pytest.mark.skipif(os.name != 'posix', reason='links, pipes and hard links')
+LOCKS = lock_file('/').parent
 MEMORY = '/dev/shm'  # 60,000 small files are made here where there is such a place
 PEOPLE = ('ann', 'bob', 'Zoë', "o'neil; $(x)")
 OPTIONAL = ('embed', 'train', 'generate', 'evaluate', 'looks', 'notebooks', 'clips', 'drawn', 'whom', 'leftover',
@@ -336,6 +338,7 @@ def forget_all(known, stop):
         return forget(known)
     unlink, count = os.unlink, [0]
     def refuse(path, *args, **more):
+        if Path(path).parent == LOCKS: return unlink(path, *args, **more)
         count[0] += not os.path.basename(path).startswith(ASIDE)
         if count[0] > stop: raise PermissionError(13, 'Permission denied', str(path))
         return unlink(path, *args, **more)

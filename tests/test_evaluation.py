@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from faceid_nb.core.media import read_image, read_video
-from faceid_nb.curation.faces import open_faces
+from faceid_nb.curation.packs import open_faces
 from faceid_nb.evaluation.identity import FrameScores, FaceTrack, gallery_centre, real_ceiling, score_embeddings, score_frames, track_faces
 from faceid_nb.evaluation.motion import keypoints, movement, pose_distances, steadiness, summarise_motion
 from faceid_nb.evaluation.report import PhotoCard, ReportData, four_way_grid, how_trained, page, write_report

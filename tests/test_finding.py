@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from faceid_nb.core.media import fit_within
-from faceid_nb.curation import faces as finding
+from faceid_nb.curation import packs
 from faceid_nb.curation.cache import USED, KeptLooks, load_look, look_key, save_look
-from faceid_nb.curation.faces import PLACES, Face, announce, chip, open_faces, pack_licence, roll, similarity, untwisted
-from faceid_nb.curation.opencv import open_opencv, opencv_files
+from faceid_nb.curation.faces import PLACES, Face, chip, roll, similarity, untwisted
+from faceid_nb.curation.packs import announce, open_faces, open_opencv, opencv_files, pack_licence
 from faceid_nb.curation.folder import list_photos
 from faceid_nb.curation.photos import read_photo
 from faceid_nb.curation.select import CurationConfig, Look, calibrate, look_at
@@ -155,7 +155,7 @@ def test_the_chip_is_that_of_insightface(assets):
         for turn in (0., .7, 2.9):
             points = (PLACES @ [1, 1j])*np.exp(1j*turn)*1.4 + (150 + 200j)
             points = np.stack([points.real, points.imag], 1) + rng.normal(size=(5, 2))*2
-            with finding.hushed(): theirs = face_align.norm_crop(image, points.astype(np.float32), side)
+            with packs.hushed(): theirs = face_align.norm_crop(image, points.astype(np.float32), side)
             assert abs(chip(image, points, side).astype(int) - theirs.astype(int)).mean() < .5
 
 
@@ -174,7 +174,7 @@ def test_wrong_pictures_are_refused():
 
 
 def test_licence_is_said_once_and_carried(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(finding, 'ANNOUNCED', set())
+    monkeypatch.setattr(packs, 'ANNOUNCED', set())
     for name, words in (('buffalo_l', 'non-commercial'), ('homemade', 'not stated')):
         folder = tmp_path/'models'/name
         folder.mkdir(parents=True)

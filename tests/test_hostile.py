@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from faceid_nb.app.cli import main
-from faceid_nb.app.phases import note_run
+from faceid_nb.app.phases import check_run, note_run
 from faceid_nb.app.recipes import open_recipe
 from faceid_nb.core.errors import UserError
 from faceid_nb.core.media import write_video
-from faceid_nb.curation.faces import open_faces
+from faceid_nb.curation.packs import open_faces
 from faceid_nb.curation.manifest import Crop, Manifest, Record, read_crop, save_manifest, settle
 from faceid_nb.curation.select import CurationConfig, look_at
 from faceid_nb.embeddings.encoders import embed_photo
@@ -233,3 +233,21 @@ def test_a_link_among_the_crops_is_never_followed(tmp_path):
     with pytest.raises(UserError, match='is a link'): read_crop(out, crop)
     with pytest.raises(UserError, match='is a link'): settle(draft, out)
     assert {path.name: path.read_bytes() for path in theirs.iterdir()} == before
+
+
+def test_a_changed_face_pack_of_the_user_is_refused(tmp_path):
+    "A flipped bit in a recogniser opens and answers; only the hash that the run noted can tell"
+    root, name = tiny_pack()
+    pack = shutil.copytree(root/'models'/name, tmp_path/'packs'/'models'/'mine')
+    recipe, run = open_recipe('tiny', {'pack.root': str(tmp_path/'packs'), 'pack.name': 'mine', 'model.face_branch': ''}), tmp_path/'run'
+    note_run(recipe, run)
+    check_run(recipe, run, 'embed')
+    bits = bytearray((pack/'recogniser.onnx').read_bytes())
+    bits[len(bits)//2] ^= 1
+    (pack/'recogniser.onnx').write_bytes(bits)
+    before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+    for through in ('embed', 'train', 'evaluate'):
+        with pytest.raises(UserError, match='recogniser.onnx is not the file that was used before'):
+            check_run(recipe, run, through)
+    check_run(recipe, run, 'curate')  # curating again is the way out
+    assert {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()} == before

@@ -38,7 +38,8 @@ if __name__ == '__main__':
     from faceid_nb.core.files import inside, load_tensors, save_tensors, write_json
     from faceid_nb.core.media import read_video, write_video
     from faceid_nb.curation.cache import load_look, save_look
-    from faceid_nb.curation.faces import Face, open_faces
+    from faceid_nb.curation.faces import Face
+    from faceid_nb.curation.packs import open_faces
     from faceid_nb.curation.manifest import Crop, Large, Manifest, Record, load_manifest, read_crop, save_manifest
     from faceid_nb.curation.photos import Unreadable, read_photo
     from faceid_nb.curation.scale import Index, plain, read_looks, write_index

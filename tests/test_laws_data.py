@@ -17,8 +17,9 @@ from faceid_nb.core.files import config_hash, file_sha256, read_json, write_atom
 from faceid_nb.core.media import fit_within, read_image, read_video, resize, write_video
 from faceid_nb.curation.cache import look_key
 from faceid_nb.curation.crop import CropConfig, crop_boxes, cut, face_in, grown, meet
-from faceid_nb.curation.faces import hushed, open_faces
-from faceid_nb.curation.manifest import SplitConfig, curate, place_of
+from faceid_nb.curation.packs import hushed, open_faces
+from faceid_nb.curation.manifest import curate
+from faceid_nb.core.split import SplitConfig, place_of
 from faceid_nb.curation.photos import read_photo
 from faceid_nb.curation.select import REASONS, judge, look_at, subject_of, verdict
 from faceid_nb.embeddings.encoders import embed_photo

@@ -20,7 +20,7 @@ from faceid_nb.app.recipes import tiny
 from faceid_nb.core.errors import UserError
 from faceid_nb.core.fineness import finer, fineness
 from faceid_nb.core.media import probe_video, read_text, read_video, write_video
-from faceid_nb.curation.faces import open_faces
+from faceid_nb.curation.packs import open_faces
 from faceid_nb.curation.folder import Unreadable, list_photos, survey
 from faceid_nb.curation.photos import read_photo
 from faceid_nb.curation.select import CurationConfig, judge, look_at
@@ -366,7 +366,7 @@ def test_large_photos_need_little_memory(tmp_path):
         picture = Image.radial_gradient('L').resize((16320, 12240))
         picture.save(tmp_path/f'{i}.jpg', quality=70 + i, progressive=i == 1)
     script = f'''import threading, time, psutil, tempfile; from pathlib import Path
-from faceid_nb.curation.cache import KeptLooks; from faceid_nb.curation.faces import open_faces; from faceid_nb.curation.folder import list_photos
+from faceid_nb.curation.cache import KeptLooks; from faceid_nb.curation.packs import open_faces; from faceid_nb.curation.folder import list_photos
 from faceid_nb.curation.select import CurationConfig; from faceid_nb.world.tiny import tiny_pack
 def peak(pid): return [int(l.split()[1]) for l in open(f'/proc/{{pid}}/status') if l.startswith('VmHWM')][0]
 faces, album, most, done = open_faces(*tiny_pack(), det_size=(640, 640)), Path({str(tmp_path)!r}), [0], threading.Event()

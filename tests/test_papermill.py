@@ -68,7 +68,7 @@ def test_the_kernel_is_this_interpreter(tmp_path, foreign_kernel):
 
 
 ERRORS = {
-    'raise ValueError("n=2, but\\nless is wanted")': (UserError, 'n=2, but\nless is wanted'),
+    'raise ValueError("n=2, but\\nless is wanted")': (UserError, 'n=2, but less is wanted'),
     'from faceid_nb.core.errors import UserError\nclass Odd(UserError): pass\nraise UserError("look here")': (UserError, 'look here'),
     'open("no such file")': (UserError, 'No such file'),
     'import json; json.loads("{")': (UserError, 'Expecting property name'),

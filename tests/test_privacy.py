@@ -15,7 +15,7 @@ from faceid_nb.app.erasure import find_person_data, forget, residual_scan
 from faceid_nb.app.store import MARKS
 from faceid_nb.core.errors import UserError
 from faceid_nb.core.files import file_sha256, read_json
-from faceid_nb.core.untrusted import files_below
+from faceid_nb.core.folders import files_below
 from faceid_nb.curation.manifest import load_manifest
 from faceid_nb.curation.scale import Index, read_index, whole, write_index
 from faceid_nb.world.people import random_people

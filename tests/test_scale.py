@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from faceid_nb.curation.faces import open_faces
+from faceid_nb.curation.packs import open_faces
 from faceid_nb.curation.scale import LARGEST, find_person, judge_folders, look_at_many, ray_data, read_index, read_looks, whole
 from faceid_nb.curation.select import CurationConfig, look_at
 from faceid_nb.world.people import random_people
@@ -94,7 +94,7 @@ def test_a_missing_line_is_noticed(album, done, tmp_path):
 def test_killed_and_still_byte_equal(album, done, tmp_path, workers):
     script = f'''
 from functools import partial; from pathlib import Path
-from faceid_nb.curation.faces import open_faces; from faceid_nb.curation.scale import look_at_many
+from faceid_nb.curation.packs import open_faces; from faceid_nb.curation.scale import look_at_many
 from faceid_nb.curation.select import CurationConfig; from faceid_nb.world.tiny import tiny_pack
 look_at_many(Path({str(album)!r}), Path({str(tmp_path/'out')!r}), partial(open_faces, *tiny_pack(), det_size=((192, 192),)), CurationConfig(same_person=.6, min_photos=2), {workers}, 4, False)'''
     work = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', script])

@@ -169,7 +169,7 @@ def _demo(asked):
     print(results(folder))
 
 def _scan(asked):
-    from faceid_nb.app.phases import reference_face
+    from faceid_nb.app.inputs import reference_face
     from faceid_nb.app.inputs import find_photos
     from faceid_nb.app.recipes import face_finder
     from faceid_nb.curation.scale import scan

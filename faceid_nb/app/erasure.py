@@ -14,15 +14,16 @@ import os
 import re
 import shutil
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from errno import ELOOP
 from pathlib import Path
 
-from .store import MARKS
 from ..core.errors import UserError
 from ..core.files import write_atomic
-from .survey import RunFolder, Survey, given_files, linked_folders, runs_of, survey
-from ..core.untrusted import Reader, plain
+from .survey import MARKS, RunFolder, Survey, given_files, linked_folders, runs_of, survey
+from ..core.folders import Reader, plain
+from ..core.lock import locked
 from ..curation.scale import read_head
 
 # %% ../../nbs/8_app/82_erasure.ipynb #b701aa74
@@ -304,13 +305,8 @@ def _remove(path, known):
         if folder not in known.folders or any(os.scandir(folder)): break
         folder.rmdir()
 
-def forget(
-    known:PersonData,   # What to remove, from `find_person_data`
-)->ResidualScan:        # What is left: nothing
-    "Remove every file and line of a person; what cannot be removed is an error, and the same call goes on"
-    mend = 'Put that right and give the same command again'
-    for path, why in known.closed.items():
-        raise UserError(plain(f'{path} cannot be read ({why}), so nothing was removed. {mend}.'))
+def _remove_all(known, mend):
+    "Remove lines, empty folders and files, in an order that a second call can go on with"
     for path in known.rows:
         try:
             _drop_rows(path, known)
@@ -326,6 +322,18 @@ def forget(
             done = f'{count} of {len(known.files)} files of {known.person!r} are removed'
             text = f'{done}, {path} cannot be: {error.strerror}. {mend}; it goes on from here.'
             raise UserError(plain(text)) from error
+
+def forget(
+    known:PersonData,   # What to remove, from `find_person_data`
+)->ResidualScan:        # What is left: nothing
+    "Remove every file and line of a person; what cannot be removed is an error, and the same call goes on"
+    mend = 'Put that right and give the same command again'
+    for path, why in known.closed.items():
+        raise UserError(plain(f'{path} cannot be read ({why}), so nothing was removed. {mend}.'))
+    with ExitStack() as alone:
+        for run in known.runs:
+            alone.enter_context(locked(run.folder, f'faceid forget {known.person}'))
+        _remove_all(known, mend)
     left = residual_scan(known)
     if left.files or left.rows or left.runs:
         found = f'{_of(left.files, "file")}, {_of(left.rows, "index line")} and {_of(left.runs, "run folder")}'

@@ -7,9 +7,8 @@ is checked before the first of them spends time."""
 
 # %% auto #0
 __all__ = ['PLANS', 'CURATED', 'SCRATCH', 'TRAINED', 'model_hashes', 'pack_hashes', 'note_run', 'open_run', 'check_owner',
-           'generate_key', 'unfinished', 'check_run', 'working', 'do_phases', 'run_through', 'reference_face',
-           'plan_curate', 'run_curate', 'decide', 'plan_embed', 'run_embed', 'open_model', 'preview', 'plan_train',
-           'run_train']
+           'generate_key', 'unfinished', 'check_run', 'working', 'do_phases', 'run_through', 'plan_curate',
+           'run_curate', 'decide', 'plan_embed', 'run_embed', 'open_model', 'preview', 'plan_train', 'run_train']
 
 # %% ../../nbs/8_app/85_phases.ipynb #e569d56d
 import json
@@ -20,27 +19,26 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..adapters.branch import FaceBranch
 from ..adapters.lora import add_lora
 from ..adapters.population import start_branch
-from .inputs import Dance, find_dances, find_photos, find_strangers
-from .recipes import (Recipe, branch_place, crop_config, face_finder, known_keys, model_place, named_recipe, pack_home,
-                                   pack_place, with_overrides)
+from .inputs import Dance, find_dances, find_photos, find_strangers, reference_face
+from .recipes import (Recipe, branch_place, check_noted, crop_config, face_finder, known_keys, model_place, named_recipe, pack_home,
+                                   pack_files, pack_place, with_overrides)
 from .store import Step, claimed, do_step, finished
-from ..embeddings.work import (ORDER, CurateTask, Plan, RunFile, album_faces, check_faces, check_links, check_rows, content_of, curate_into, draw_losses,
-                                embed_into, model_sha, person, photo_contents, photo_words, read_by_hand, read_run, rejected_faces,
-                                single_face, was_moved)
+from ..embeddings.work import (ORDER, CurateTask, Plan, RunFile, album_faces, check_faces, check_links, check_rows, content_of,
+                                       curate_into, draw_losses, embed_into, model_sha, person, photo_contents, photo_words,
+                                       read_by_hand, read_run, rejected_faces, was_moved)
 from ..core.errors import UserError, checked
 from ..core.files import (config_hash, file_sha256, inside, make_private, need_space, package_versions, private_folder,
                                   read_json_as, write_json)
 from ..core.folders import free_name
 from ..core.plot import save_figure, show_clip
 from ..curation.coach import whom_figure
-from ..curation.faces import FaceFinder
-from ..curation.manifest import Manifest, SplitConfig, load_manifest
+from ..curation.manifest import Manifest, load_manifest
+from ..core.split import SplitConfig
 from ..curation.folder import list_photos
 from ..curation.select import Unclear
 from ..embeddings.identity import load_identity
@@ -58,14 +56,14 @@ def model_hashes(
     "Hash the models, the face branch that training starts from, and the face pack"
     model = model_folder(model_place(recipe), recipe.model.revision, recipe.model.gigabytes)
     start = [branch_place(recipe)] if recipe.model.face_branch else []
-    files = [*sorted(model.rglob('*.safetensors')), *start, *sorted(pack_home(recipe).glob('*.onnx'))]
+    files = [*sorted(model.rglob('*.safetensors')), *start, *pack_files(recipe)]
     return {f'{path.parent.name}/{path.name}': model_sha(path) for path in files}
 
 def pack_hashes(
     recipe:Recipe,
 )->dict[str, str]:   # Name -> sha256
     "Hash the face models"
-    return {path.name: model_sha(path) for path in sorted(pack_home(recipe).glob('*.onnx'))}
+    return {path.name: model_sha(path) for path in pack_files(recipe)}
 
 # %% ../../nbs/8_app/85_phases.ipynb #297c0b9f
 def _plain_keys(recipe): return json.loads(json.dumps(known_keys(recipe)))
@@ -134,6 +132,10 @@ def unfinished(
         if step is None: return asked[asked.index(name):]
     return asked[4:]
 
+def _same_pack(recipe, noted):
+    keys = _plain_keys(recipe)
+    return all(noted.recipe.get(key) == keys[key] for key in ('pack.kind', 'pack.root', 'pack.name'))
+
 def check_run(
     recipe:Recipe,
     folder:Path,                # Run folder; may not exist
@@ -142,6 +144,8 @@ def check_run(
     "Refuse what cannot end well, before the first phase spends time; writes nothing"
     folder, drawn = Path(folder), recipe.inputs.drawn
     pack_home(recipe)
+    if through != 'curate' and inside(folder, 'run.json').exists() and _same_pack(recipe, noted := read_run(folder)):
+        check_noted(recipe, noted.face_models)
     if recipe.inputs.photos or not drawn: find_photos(recipe, folder)
     if recipe.inputs.strangers: find_strangers(recipe, folder)
     reference = Path(recipe.inputs.reference).expanduser()
@@ -197,15 +201,6 @@ def run_through(
     "Run the phases up to one of them"
     with working(recipe, folder, through) as folder:
         return [*do_phases(recipe, folder, through, PLANS)][-1]
-
-# %% ../../nbs/8_app/85_phases.ipynb #2300bf93
-def reference_face(
-    recipe:Recipe,
-    faces:FaceFinder,
-)->np.ndarray|None:    # Unit (D,); None when no reference is given
-    "Compute the embedding of the person on the reference photo"
-    if not recipe.inputs.reference: return None
-    return single_face(Path(recipe.inputs.reference).expanduser(), faces, recipe.curation)
 
 # %% ../../nbs/8_app/85_phases.ipynb #3536fd92
 CURATED = ('manifest.json', 'coach.json', 'contact_sheet.png', 'similarity.png', 'coach.png', 'map.png', 'crops/*.png')
@@ -328,7 +323,7 @@ def plan_train(
     start, config = branch_place(recipe), replace(recipe.training, shift=recipe.flow_shift, seed=recipe.training.seed + recipe.seed)
     key = config_hash([before.key, recipe.mapper, recipe.lora, config, recipe.model.dtype, model_hashes(recipe)])
     def work(place):
-        identity, manifest = load_identity(folder/'embed'), read_json_as(folder/'curate'/'manifest.json', dict[str, Any])
+        identity, manifest = load_identity(folder/'embed', pack_hashes(recipe)), read_json_as(folder/'curate'/'manifest.json', dict[str, Any])
         check_rows(identity.photos, list(identity.files), f'{folder}/embed/identity.safetensors')
         pipe = open_model(recipe)
         branch = start_branch(pipe.transformer, recipe.mapper, torch.Generator().manual_seed(config.seed), start)

@@ -7,10 +7,11 @@ world inside the package, or real repositories."""
 __all__ = ['Text', 'OptionalText', 'FrameSize', 'Sides', 'RECIPES', 'PLACES', 'ModelSource', 'PackSource', 'Inputs', 'Cutting',
            'Recipe', 'tiny', 'wan21_vace_1_3b', 'wan21_vace_1_3b_opencv', 'named_recipe', 'known_keys',
            'with_overrides', 'open_recipe', 'run_place', 'model_place', 'branch_place', 'pack_place', 'pack_home',
-           'face_finder', 'crop_config', 'pretrain']
+           'pack_files', 'check_noted', 'face_finder', 'crop_config', 'pretrain']
 
 # %% ../../nbs/8_app/83_recipes.ipynb #2058523e
 import difflib
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,8 +23,8 @@ from ..adapters.mapper import MapperConfig
 from ..core.errors import Count, FrameCount, Fraction, NotNegative, PlainName, Seed, Share, Shift, UserError, configuration, explain
 from ..core.files import file_sha256
 from ..curation.crop import CropConfig, LargeCrop
-from ..curation.faces import FaceFinder, open_faces, pack_folder
-from ..curation.opencv import open_opencv, opencv_files
+from ..curation.faces import FaceFinder
+from ..curation.packs import check_pack, open_faces, open_opencv, opencv_files, pack_folder
 from ..curation.select import CurationConfig
 from ..inference.generate import Sampling
 from ..training.loop import TrainConfig
@@ -286,6 +287,22 @@ def pack_home(
     root, name = pack_place(recipe)
     if recipe.pack.kind == 'insightface': return pack_folder(root, name)
     return opencv_files(root)[0].parent
+
+def pack_files(
+    recipe:Recipe,
+)->list[Path]:      # ONNX files, in one folder
+    "List the files of the face models of a recipe"
+    if recipe.pack.kind == 'insightface': return sorted(pack_home(recipe).glob('*.onnx'))
+    return [*opencv_files(pack_place(recipe)[0])]
+
+def check_noted(
+    recipe:Recipe,
+    noted:Mapping[str, str],  # File -> sha256, when the photos were curated
+):
+    "Refuse face models of the user's that have changed; those of the package are compared with its card"
+    from faceid_nb.world.tiny import tiny_pack
+    if pack_home(recipe) != pack_folder(*tiny_pack()):
+        check_pack(pack_files(recipe), noted)
 
 def face_finder(
     recipe:Recipe,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.files import ASIDE
-from ..core.untrusted import Reader, walk
+from ..core.folders import Reader, walk
 
 # %% ../../nbs/8_app/80_survey.ipynb #ebfd6b51
 MARKS = ('phase.json', 'started.json')  # Of a step, as the store writes them

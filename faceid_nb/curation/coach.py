@@ -7,7 +7,7 @@ Everything is measured on five key points, a small picture and the embeddings; w
 
 # %% auto #0
 __all__ = ['HEAD', 'WANTED', 'head_pose', 'smile', 'Traits', 'colours', 'traits', 'Axis', 'boxes', 'axis', 'Ceiling', 'ceiling',
-           'FaceMap', 'face_map', 'Coaching', 'coach', 'coach_figure', 'map_figure', 'whom_figure']
+           'FaceMap', 'face_map', 'Coaching', 'coach', 'coach_figure', 'map_figure', 'similarity_matrix', 'whom_figure']
 
 # %% ../../nbs/1_curation/18_coach.ipynb #768846ea
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.cluster.hierarchy import fcluster, linkage
 
+from ..core.errors import UserError
 from ..core.plot import show_faces
 from .faces import Face
 from .select import Look, Verdict
@@ -253,6 +254,30 @@ def map_figure(
     ax.set(xticks=[], yticks=[], aspect='equal')
     ax.set_title(f'{len(faces.files)} faces; two dimensions hold {faces.share:.0%} of their differences', fontsize=10)
     ax.legend(fontsize=7, frameon=False, loc='center left', bbox_to_anchor=(1, .5))
+    return fig
+
+# %% ../../nbs/1_curation/18_coach.ipynb #328f8f48
+def similarity_matrix(
+    looks:list,          # `Look`s
+    verdicts:tuple,      # `Verdict`s, in the same order
+    most:int = 60,       # Photos shown; of larger folders kept and rejected ones in the proportions of the folder
+)->Figure:               # Cosines of the faces that decided
+    "How much the photos agree, those that stay and those that go"
+    shown = sorted((v for v in verdicts if v.face is not None), key=lambda v: (v.reason is not None, v.reason or '', v.file))
+    if not shown: raise UserError(f'none of {len(verdicts)} photos shows a face; there is nothing to compare')
+    shown = [shown[i] for i in np.unique(np.linspace(0, len(shown) - 1, min(most, len(shown))).round().astype(int))]
+    n, kept = len(shown), sum(v.reason is None for v in shown)
+    cosine = (e := np.stack([v.face.embedding for v in shown])) @ e.T
+    fig = Figure(figsize=(2.6 + .16*n, 2.2 + .16*n), dpi=80, layout='constrained')
+    ax = fig.subplots()
+    fig.colorbar(ax.imshow(cosine, vmin=-.2, vmax=1, cmap='viridis'), ax=ax, shrink=.7)
+    labels = [Path(v.file).name[-20:] + (f' ({v.reason})' if v.reason else '') for v in shown]
+    ax.set_xticks([])
+    ax.set_yticks(range(n), labels, fontsize=6)
+    for text, v in zip(ax.get_yticklabels(), shown): text.set_color('#a01818' if v.reason else '#18702f')
+    for line in (ax.axhline, ax.axvline): line(kept - .5, color='white', lw=1.5)
+    among = cosine[:kept, :kept][np.triu_indices(kept, 1)]
+    ax.set_title(f'{kept} kept photos agree by {among.mean():.2f}, the least by {among.min():.2f}' if kept > 1 else f'{n} photos', fontsize=9)
     return fig
 
 # %% ../../nbs/1_curation/18_coach.ipynb #8f9d99fa

@@ -21,7 +21,7 @@ from pydantic import Field
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.stats import beta
+from scipy.stats import binomtest
 
 from ..core.errors import Cosine, Count, Fraction, NotNegative, Positive, Share, UserError, configuration
 from ..core.fineness import Fineness, closeup, finer, fineness
@@ -72,9 +72,8 @@ def interval(
     confidence:float = .95,  # How often the interval shall hold the truth
 )->tuple:                    # Lowest and highest share
     "The shares that `hits` of `n` may come from (Clopper and Pearson 1934)"
-    tail = (1 - confidence)/2
-    low, high = beta.ppf(tail, hits, n - hits + 1) if hits else 0., beta.ppf(1 - tail, hits + 1, n - hits) if hits < n else 1.
-    return float(low), float(high)
+    found = binomtest(hits, n).proportion_ci(confidence, 'exact')
+    return float(found.low), float(found.high)
 
 # %% ../../nbs/1_curation/13_select.ipynb #0b72eebf
 def calibrate(

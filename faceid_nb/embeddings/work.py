@@ -32,8 +32,10 @@ from ..curation.cache import KeptLooks
 from ..curation.coach import coach, coach_figure, map_figure
 from ..curation.crop import CropConfig
 from ..curation.faces import FaceFinder
-from ..curation.manifest import Manifest, SplitConfig, contact_sheet, curate, load_manifest, similarity_matrix
-from ..curation.folder import list_photos
+from ..curation.manifest import Manifest, contact_sheet, curate, load_manifest
+from ..curation.coach import similarity_matrix
+from ..core.split import SplitConfig
+from ..curation.folder import Unreadable, list_photos
 from ..curation.photos import read_photo
 from ..curation.select import CurationConfig
 from .encoders import embed_photo, embed_photos, show_similarity
@@ -262,9 +264,17 @@ def album_faces(
     faces:FaceFinder,
     config:CurationConfig,
 )->np.ndarray:              # Unit (M, D), M may be 0
-    "Compute the embedding of the largest face on each photo of a folder"
-    found = [faces.find(read_photo(path, config.max_pixels).image) for path in list_photos(photos)]
-    return _stacked([one[0].embedding for one in found if one])
+    "Compute the embedding of the largest face on each photo of a folder; a photo that cannot be read is named and left out"
+    vectors = []
+    for path in list_photos(photos):
+        try:
+            found = faces.find(read_photo(path, config.max_pixels).image)
+        except Unreadable as error:
+            print(f'{photos}: left out, {error}', file=sys.stderr)
+            continue
+        if found:
+            vectors.append(found[0].embedding)
+    return _stacked(vectors)
 
 def rejected_faces(
     photos:Path,            # Folder of the photos that were curated
