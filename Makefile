@@ -15,7 +15,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SIGNALLING := 07_stop|44_loop|87_runs# Chapters that send themselves signals: only the main thread of a kernel hears those
+SIGNALLING := 07_stop|44_loop|91_runs# Chapters that send themselves signals: only the main thread of a kernel hears those
 KEPT_TORCH := $(firstword $(shell cat $(VENV)/.torch 2>/dev/null))
 WANTED_TORCH := $(or $(TORCH),$(KEPT_TORCH),torch==2.13.0)
 export HF_HUB_DISABLE_TELEMETRY := 1

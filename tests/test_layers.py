@@ -51,7 +51,7 @@ def test_every_module_imports_lower_numbers_only(modules):
 
 
 def test_a_number_has_its_folder_and_one_notebook(root):
-    first = {'core': '0', 'curation': '1', 'embeddings': '2', 'adapters': '3', 'training': '4', 'inference': '5', 'evaluation': '6', 'world': '7', 'app': '8'}
+    first = {'core': '0', 'curation': '1', 'embeddings': '2', 'adapters': '3', 'training': '4', 'inference': '5', 'evaluation': '6', 'world': '7', 'app': '8', 'models': '2', 'interfaces': '9'}
     books = [p for p in (root/'nbs').glob('*_*/*.ipynb') if '.ipynb_checkpoints' not in p.parts]
     wrong = [p.name for p in books if not p.name.startswith(first[p.parent.name.split('_')[1]])]
     assert not wrong, wrong
