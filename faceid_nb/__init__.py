@@ -23,7 +23,7 @@
 - `faceid_nb.evaluation.motion`: After this chapter you can tell a dance from a talking passport photo: how well the clip follows the pose, how steady the face stays, and how much it moves at all.
 - `faceid_nb.evaluation.report`: After this chapter a run ends in one page that you can send to anybody: the photos, the dance, four clips side by side, and how much of the person is really there. One file, no network, readable on a phone.
 - `faceid_nb.evaluation.statistics`: After this chapter you can turn thousands of frame scores into one honest row: mean, median, spread, the worst frames, the faceless share, and how far chance could have moved it.
-- `faceid_nb.inference.generate`: After this chapter you can open a Wan-VACE model from a folder, let a person dance in it, turn each part of the method on and off, and get the same clip tomorrow.
+- `faceid_nb.models.wan_folder`: After this chapter you can open a Wan-VACE model from a folder, know what is missing before anything is loaded, and read the sizes of a model without opening it.
 - `faceid_nb.world.facepack`: After this you can train a face detector and a recogniser from nothing, judge them on people they never saw, and write them in the format that insightface opens.
 - `faceid_nb.world.figure`: After this you can paint a whole person in any pose, light and clothes, and you know to the pixel where their face is.
 - `faceid_nb.world.people`: After this you can draw anybody: a person is 36 numbers fixed for life, and you can ask for somebody who resembles them by exactly as much as you like.

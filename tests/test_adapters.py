@@ -17,6 +17,7 @@ from faceid_nb.adapters.mapper import MapperConfig
 from faceid_nb.adapters.population import start_branch
 from faceid_nb.core.errors import UserError
 from faceid_nb.core.files import save_tensors
+from faceid_nb.models.wan_vace import WanHost
 from faceid_nb.world.tiny import random_pipeline
 
 SIZES = MapperConfig(width=32, tokens=3, hidden=32, rank=4)
@@ -52,7 +53,7 @@ def somebody(seed=3): return normalize(torch.randn(1, 512, generator=torch.Gener
 def test_the_laws_of_the_branch(dtype, b):
     model = base_model(dtype=dtype)
     base, modules = ask(model, b), [n for n, _ in model.named_modules()]
-    branch = attach_face_branch(model, SIZES, torch.Generator().manual_seed(0))
+    branch = attach_face_branch(WanHost(model), SIZES, torch.Generator().manual_seed(0))
     branch.set_identity(somebody())
     assert torch.equal(ask(model, b), base)                                                     # attached
     moved(model, branch)
@@ -99,7 +100,7 @@ def test_branch_and_lora_in_any_order(order, tmp_path):
     base, branch = ask(model), None
     for part in order:
         if part == 'lora': add_lora(model, LoraSettings(rank=2), torch.Generator().manual_seed(0))
-        else: branch = attach_face_branch(model, SIZES, torch.Generator().manual_seed(0))
+        else: branch = attach_face_branch(WanHost(model), SIZES, torch.Generator().manual_seed(0))
     branch.set_identity(somebody())
     assert torch.equal(ask(model), base)
     moved(model, branch)
@@ -110,7 +111,7 @@ def test_branch_and_lora_in_any_order(order, tmp_path):
         other = base_model()
         for part in way:
             if part == 'lora': load_lora(other, tmp_path)
-            else: twin = load_branch(tmp_path/'branch.safetensors', other)
+            else: twin = load_branch(tmp_path/'branch.safetensors', WanHost(other))
         twin.set_identity(somebody())
         assert torch.equal(ask(other), both)
     set_lora_scale(model, 0)
@@ -123,7 +124,7 @@ def test_branch_and_lora_in_any_order(order, tmp_path):
 
 def test_the_mapper_waits_one_step():
     model = base_model()
-    branch = attach_face_branch(model, SIZES, torch.Generator().manual_seed(0))
+    branch = attach_face_branch(WanHost(model), SIZES, torch.Generator().manual_seed(0))
     first = model.condition_embedder.image_embedder.first.weight
     optimizer = torch.optim.SGD(branch.parameters(), lr=1.)
     lengths = []
@@ -139,25 +140,25 @@ def test_the_mapper_waits_one_step():
 
 
 def test_equal_branches_are_equal_files(tmp_path):
-    branch = attach_face_branch(base_model(), SIZES, torch.Generator().manual_seed(0))
+    branch = attach_face_branch(WanHost(base_model()), SIZES, torch.Generator().manual_seed(0))
     files = [save_branch(tmp_path/f'{i}.safetensors', branch).read_bytes() for i in range(4)]
     assert len(set(files)) == 1
 
 
 def test_files_that_do_not_fit(tmp_path):
-    branch = attach_face_branch(base_model(), SIZES, torch.Generator().manual_seed(0))
+    branch = attach_face_branch(WanHost(base_model()), SIZES, torch.Generator().manual_seed(0))
     save_branch(tmp_path/'branch.safetensors', branch)
     deep = base_model(layers=3)
-    with pytest.raises(ValueError, match='face branch of another model'): load_branch(tmp_path/'branch.safetensors', deep)
+    with pytest.raises(ValueError, match='face branch of another model'): load_branch(tmp_path/'branch.safetensors', WanHost(deep))
     assert deep.condition_embedder.image_embedder is None
-    with pytest.raises(ValueError, match='made for a model of width 32, and this one has 64'): load_branch(tmp_path/'branch.safetensors', base_model(width=64))
-    with pytest.raises(ValueError, match='missing'): load_branch(tmp_path/'nothing.safetensors', base_model())
+    with pytest.raises(ValueError, match='made for a model of width 32, and this one has 64'): load_branch(tmp_path/'branch.safetensors', WanHost(base_model(width=64)))
+    with pytest.raises(ValueError, match='missing'): load_branch(tmp_path/'nothing.safetensors', WanHost(base_model()))
     (tmp_path/'cut.safetensors').write_bytes((tmp_path/'branch.safetensors').read_bytes()[:-50])
-    with pytest.raises(ValueError, match='cut.safetensors'): load_branch(tmp_path/'cut.safetensors', base_model())
+    with pytest.raises(ValueError, match='cut.safetensors'): load_branch(tmp_path/'cut.safetensors', WanHost(base_model()))
     model = base_model()
     add_lora(model, LoraSettings(rank=2), torch.Generator().manual_seed(0))
     lora = save_lora(tmp_path, model)
-    with pytest.raises(ValueError, match='is no face branch'): load_branch(lora, base_model())
+    with pytest.raises(ValueError, match='is no face branch'): load_branch(lora, WanHost(base_model()))
     with pytest.raises(ValueError, match='not a LoRA'): load_lora(base_model(), tmp_path/'branch.safetensors')
     wide = base_model(width=64)
     with pytest.raises(ValueError, match=r'LoRA of another model.*lora_A.weight \(2, 32\) for a layer of \(64, 64\)'): load_lora(wide, lora)
@@ -185,7 +186,7 @@ def test_through_the_pipeline(tmp_path):
     pipe.set_progress_bar_config(disable=True)
     def film(): return pipe(prompt='a person', height=32, width=32, num_frames=5, num_inference_steps=2, guidance_scale=3., output_type='latent', generator=torch.Generator().manual_seed(0)).frames
     base = film()
-    branch = attach_face_branch(pipe.transformer, MapperConfig(width=256), torch.Generator().manual_seed(0))
+    branch = attach_face_branch(WanHost(pipe.transformer), MapperConfig(width=256), torch.Generator().manual_seed(0))
     add_lora(pipe.transformer, LoraSettings(rank=2, alpha=3.), torch.Generator().manual_seed(0))
     branch.set_identity(somebody())
     assert torch.equal(film(), base)
@@ -201,7 +202,7 @@ def test_through_the_pipeline(tmp_path):
     pipe.load_lora_weights(tmp_path, weight_name=file.name, adapter_name='me', use_safetensors=True)
     assert torch.equal(film(), with_lora)
     with pytest.raises(ValueError, match='exactly 512 rows'):
-        attach_face_branch(pipe.transformer, MapperConfig(width=256), torch.Generator().manual_seed(0))
+        attach_face_branch(WanHost(pipe.transformer), MapperConfig(width=256), torch.Generator().manual_seed(0))
         pipe(prompt='a person', height=32, width=32, num_frames=5, num_inference_steps=1, max_sequence_length=226)
 
 
@@ -211,7 +212,7 @@ def test_the_model_may_be_called_by_position():
     x = [torch.randn(1, 16, 1, 6, 4, generator=g), torch.tensor([500.]), torch.randn(1, 512, 32, generator=g), None, torch.randn(1, 96, 1, 6, 4, generator=g)]
     with torch.no_grad():
         base = model(*x).sample
-        branch = attach_face_branch(model, SIZES, torch.Generator().manual_seed(0))
+        branch = attach_face_branch(WanHost(model), SIZES, torch.Generator().manual_seed(0))
         branch.set_identity(somebody())
         assert torch.equal(model(*x).sample, base)
         moved(model, branch)
@@ -357,9 +358,9 @@ def test_a_load_that_dies_half_way_restores_the_earlier_lora(tmp_path, monkeypat
 
 def test_a_flipped_bit_is_refused(tmp_path):
     model = base_model()
-    branch = attach_face_branch(model, SIZES, torch.Generator().manual_seed(0))
+    branch = attach_face_branch(WanHost(model), SIZES, torch.Generator().manual_seed(0))
     add_lora(model, LoraSettings(rank=2), torch.Generator().manual_seed(0))
-    for file, load in ((save_branch(tmp_path/'branch.safetensors', branch), load_branch), (save_lora(tmp_path, model), None)):
+    for file, load in ((save_branch(tmp_path/'branch.safetensors', branch), lambda path, model: load_branch(path, WanHost(model))), (save_lora(tmp_path, model), None)):
         data = bytearray(file.read_bytes())
         data[-9] ^= 4
         file.write_bytes(data)
@@ -370,7 +371,7 @@ def test_a_flipped_bit_is_refused(tmp_path):
 
 def branch_file(place, header=None, **weights):
     "A branch of `base_model` on the disk, with some of it exchanged"
-    branch = attach_face_branch(base_model(), SIZES, torch.Generator().manual_seed(0))
+    branch = attach_face_branch(WanHost(base_model()), SIZES, torch.Generator().manual_seed(0))
     state = {**branch.state_dict(), **weights}
     words = {'version': 1, 'config': asdict(SIZES)} if header is None else header
     text = words if isinstance(words, str) else json.dumps(words)
@@ -402,14 +403,14 @@ def test_a_refused_branch_changes_nothing(tmp_path, case):
     parts, said = ODD_BRANCH[case]
     file, model = branch_file(tmp_path, **parts), base_model()
     base, modules = ask(model), [n for n, _ in model.named_modules()]
-    for load in (load_branch, lambda path, model: start_branch(model, SIZES, torch.Generator().manual_seed(0), path)):
+    for load in (lambda path, model: load_branch(path, WanHost(model)), lambda path, model: start_branch(WanHost(model), SIZES, torch.Generator().manual_seed(0), path)):
         with pytest.raises(UserError) as error: load(file, model)
         message = str(error.value)
         assert '\n' not in message and 'odd.safetensors' in message and said in message, message
         assert torch.equal(ask(model), base) and [n for n, _ in model.named_modules()] == modules
-    load_branch(branch_file(tmp_path), model)
+    load_branch(branch_file(tmp_path), WanHost(model))
 
 
 def test_an_identity_that_is_not_finite_is_refused():
-    branch = attach_face_branch(base_model(), SIZES, torch.Generator().manual_seed(0))
+    branch = attach_face_branch(WanHost(base_model()), SIZES, torch.Generator().manual_seed(0))
     with pytest.raises(UserError, match='NaN'): branch.set_identity(torch.full((512,), torch.nan))

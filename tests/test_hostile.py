@@ -21,7 +21,7 @@ from faceid_nb.curation.packs import open_faces
 from faceid_nb.curation.manifest import Crop, Manifest, Record, read_crop, save_manifest, settle
 from faceid_nb.curation.select import CurationConfig, look_at
 from faceid_nb.embeddings.encoders import embed_photo
-from faceid_nb.inference.generate import open_pipeline
+from faceid_nb.models.wan_folder import open_pipeline
 from faceid_nb.world import tiny
 from faceid_nb.world.people import random_people
 from faceid_nb.world.scenes import film, random_dance, take_photo

@@ -45,7 +45,8 @@ if __name__ == '__main__':
     from faceid_nb.curation.scale import Index, plain, read_looks, write_index
     from faceid_nb.curation.select import Look
     from faceid_nb.embeddings.identity import load_identity, make_identity, save_identity
-    from faceid_nb.inference.generate import missing_parts
+    from faceid_nb.models.wan_folder import missing_parts
+    from faceid_nb.models.wan_vace import WanHost
     from faceid_nb.inference.pose import read_pose
     from faceid_nb.training.checkpoint import load_checkpoint, save_checkpoint
     from faceid_nb.training.data import PhotoCache, Sample, load_cache, save_cache
@@ -114,7 +115,7 @@ def in_one_line(kind, load, place, named):
 
 def adapters():
     model = base_model()
-    branch = attach_face_branch(model, MapperConfig(width=32, tokens=3, hidden=32, rank=4), torch.Generator().manual_seed(0))
+    branch = attach_face_branch(WanHost(model), MapperConfig(width=32, tokens=3, hidden=32, rank=4), torch.Generator().manual_seed(0))
     return model, branch
 
 
@@ -136,8 +137,9 @@ def make_an_identity(folder): save_identity(folder, make_identity(unit_rows(3), 
 
 
 def make_cache(folder):
-    sample = Sample(torch.zeros(2, 1, 3, 2), torch.zeros(68, 1, 3, 2), torch.zeros(1, 1, 3, 2), torch.ones(4, 8), 'crops/a.png')
-    save_cache(folder/'cache.safetensors', PhotoCache((sample,), torch.from_numpy(unit_rows(2)), torch.ones(2, 8), 'key'))
+    conditions = {'control': torch.zeros(68, 1, 3, 2), 'prompt_embeds': torch.ones(4, 8)}
+    sample = Sample(torch.zeros(2, 1, 3, 2), torch.zeros(1, 1, 3, 2), conditions, 'crops/a.png')
+    save_cache(folder/'cache.safetensors', PhotoCache((sample,), torch.from_numpy(unit_rows(2)), torch.ones(2, 8), 512, 'key'))
 
 
 def a_look():
@@ -187,7 +189,7 @@ def once(load):
     return read
 
 
-def branch_on(model, folder): return load_branch(folder/'branch.safetensors', model).detach
+def branch_on(model, folder): return load_branch(folder/'branch.safetensors', WanHost(model)).detach
 
 
 def lora_on(model, folder):

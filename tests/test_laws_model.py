@@ -12,7 +12,7 @@ from test_adapters import SIZES, ask, base_model, moved, somebody
 from test_inference import SIZE, TWO, a_pose
 from torch.nn.functional import normalize
 
-from faceid_nb.adapters.branch import attach_face_branch, load_branch, save_branch, word_attentions
+from faceid_nb.adapters.branch import attach_face_branch, load_branch, save_branch
 from faceid_nb.adapters.lora import (LoraSettings, add_lora, load_lora, lora_parameters, remove_lora, save_lora,
     set_lora_scale)
 from faceid_nb.adapters.mapper import MapperConfig
@@ -20,8 +20,10 @@ from faceid_nb.adapters.population import mixed, start_branch
 from faceid_nb.core.flow import (decode_video, encode_video, noised, predict_x0, repeated_padding, sample_time,
     shift_time, vace_control, velocity)
 from faceid_nb.core.media import to_frames, to_tensor
-from faceid_nb.inference.generate import FOUR, clip_seed, encode_prompt, generate, generate_clips
+from faceid_nb.app.models import ABLATIONS
+from faceid_nb.inference.generate import clip_seed, encode_prompt, generate, generate_clips
 from faceid_nb.inference.pose import fit_pose
+from faceid_nb.models.wan_vace import WanHost, WanVACE
 from faceid_nb.world.tiny import random_pipeline
 
 
@@ -45,11 +47,10 @@ def pipe():
 @pytest.fixture(scope='module')
 def faced():
     "The same pipeline with a face branch that does something, and somebody's identity"
-    pipe = random_pipeline(0)
-    pipe.set_progress_bar_config(disable=True)
-    branch = attach_face_branch(pipe.transformer, MapperConfig(width=256), torch.Generator().manual_seed(0))
+    model = WanVACE(random_pipeline(0))
+    branch = attach_face_branch(model.hosts[0], MapperConfig(width=256), torch.Generator().manual_seed(0))
     for k, parameter in enumerate(branch.parameters()): parameter.data += .2*normal(*parameter.shape, seed=k)
-    return pipe, branch, normalize(normal(512), dim=0)
+    return model, {'face': branch}, normalize(normal(512), dim=0)
 
 
 # ---- the path from noise to data
@@ -128,7 +129,7 @@ def test_padding_computed_once_is_the_same_padding():
 
 def attached(**more):
     model = base_model(**more)
-    branch = attach_face_branch(model, SIZES, torch.Generator().manual_seed(0))
+    branch = attach_face_branch(WanHost(model), SIZES, torch.Generator().manual_seed(0))
     moved(model, branch)
     return model, branch
 
@@ -146,8 +147,9 @@ def test_the_face_is_linear_in_its_scale():
     "Twice the scale is twice the values of the face tokens in every attention, and twice what the first attention adds"
     model, branch = attached()
     branch.set_identity(somebody())
-    first = word_attentions(model)[-1]  # of the side branch, which runs before the trunk
-    projections = [attention.add_v_proj for attention in word_attentions(model)]
+    attentions = [site.attention for site in branch.host.sites]
+    first = attentions[-1]  # of the side branch, which runs before the trunk
+    projections = [attention.add_v_proj for attention in attentions]
 
     def answers(scale):
         branch.scale = scale
@@ -162,17 +164,17 @@ def test_the_face_is_linear_in_its_scale():
 
 @pytest.mark.parametrize('scale', [.5, 2.])
 def test_the_face_scale_of_a_clip_reaches_the_values_once(faced, scale):
-    pipe, branch, face = faced
-    layer, one_step = word_attentions(pipe.transformer)[0].add_v_proj, replace(TWO, steps=1, guidance_scale=1.)
+    model, adapters, face = faced
+    layer, one_step = adapters['face'].values[0], replace(TWO, steps=1, guidance_scale=1.)
     asked = {'a': a_pose()}, {'a': 'a dance'}
 
     def value(**more):
-        return heard(layer, lambda: generate(pipe, a_pose(), 'a dance', replace(one_step, **more), branch, face))[0]
+        return heard(layer, lambda: generate(model, a_pose(), 'a dance', replace(one_step, **more), adapters, face))[0]
 
     assert torch.equal(value(face_scale=scale), scale*value(face_scale=1.))
     def clip_value(**more):
         sampling = replace(one_step, **more)
-        return heard(layer, lambda: generate_clips(pipe, *asked, sampling, FOUR[1], branch, face, progress=False))[0]
+        return heard(layer, lambda: generate_clips(model, *asked, sampling, ABLATIONS[1], adapters, face, progress=False))[0]
 
     assert torch.equal(clip_value(face_scale=scale), scale*value(face_scale=1.))
 
@@ -188,15 +190,14 @@ def test_the_unconditional_pass_is_the_base_model():
 
 def test_guidance_leads_from_the_base_to_the_person(faced):
     "Of one guided step through the whole pipeline, the unconditional half is the base model's to the last bit"
-    theirs, branch, face = faced
+    theirs, adapters, face = faced
     one_step = replace(TWO, steps=1)
-    base = random_pipeline(0)
-    base.set_progress_bar_config(disable=True)
-    plain = heard(base.transformer.proj_out, lambda: generate(base, a_pose(), 'a dance', one_step))
-    personal = heard(theirs.transformer.proj_out, lambda: generate(theirs, a_pose(), 'a dance', one_step, branch, face))
+    base = WanVACE(random_pipeline(0))
+    plain = heard(base.pipe.transformer.proj_out, lambda: generate(base, a_pose(), 'a dance', one_step))
+    personal = heard(theirs.pipe.transformer.proj_out, lambda: generate(theirs, a_pose(), 'a dance', one_step, adapters, face))
     assert len(plain) == len(personal) == 2
-    assert not torch.equal(plain[0], personal[0])
-    assert torch.equal(plain[1], personal[1])
+    assert torch.equal(plain[0], personal[0])
+    assert not torch.equal(plain[1], personal[1])
 
 
 def test_a_detached_branch_leaves_nothing():
@@ -212,11 +213,11 @@ def test_a_detached_branch_leaves_nothing():
 def test_each_weight_of_a_branch_comes_back_to_its_place(tmp_path):
     model, branch = attached()
     file = save_branch(tmp_path/'branch.safetensors', branch)
-    started = start_branch(base_model(), SIZES, torch.Generator().manual_seed(9), file)
-    for other in (load_branch(file, base_model()), started):
+    started = start_branch(WanHost(base_model()), SIZES, torch.Generator().manual_seed(9), file)
+    for other in (load_branch(file, WanHost(base_model())), started):
         assert all(torch.equal(t, branch.state_dict()[n]) for n, t in other.state_dict().items())
-    fresh = start_branch(base_model(), SIZES, torch.Generator().manual_seed(9))
-    assert all(not a.add_v_proj.up.weight.any() for a in word_attentions(fresh.transformer))
+    fresh = start_branch(WanHost(base_model()), SIZES, torch.Generator().manual_seed(9))
+    assert all(not value.up.weight.any() for value in fresh.values)
 
 
 def test_the_share_of_nobody_is_as_asked():
@@ -255,41 +256,43 @@ def test_a_lora_changes_its_layer_by_scale_times_alpha_over_rank(tmp_path):
 def test_clips_of_one_run_have_noise_of_their_own(pipe):
     "Two dances with one pose and one prompt are two clips; each is the clip of its own seed, in any configuration"
     poses = {name: a_pose() for name in 'ab'}
-    clips = generate_clips(pipe, poses, dict.fromkeys(poses, 'a dance'), TWO, FOUR[0], progress=False)
+    model = WanVACE(pipe)
+    clips = generate_clips(model, poses, dict.fromkeys(poses, 'a dance'), TWO, ABLATIONS[0], progress=False)
     assert not np.array_equal(clips['a'], clips['b'])
     for name in poses:
         own = replace(TWO, seed=clip_seed(TWO.seed, name))
-        assert np.array_equal(clips[name], generate(pipe, poses[name], 'a dance', own))
+        assert np.array_equal(clips[name], generate(model, poses[name], 'a dance', own))
 
 
 def test_without_conditioning_the_pose_does_not_matter(pipe):
     one, other = a_pose(seed=1), a_pose(seed=2)[::-1].copy()
-    def clip(pose, scale): return generate(pipe, pose, 'a dance', replace(TWO, conditioning_scale=scale))
+    def clip(pose, scale): return generate(WanVACE(pipe), pose, 'a dance', replace(TWO, conditioning_scale=scale))
     assert np.array_equal(clip(one, 0.), clip(other, 0.)) and not np.array_equal(clip(one, 1.), clip(other, 1.))
 
 
 def test_guidance_leads_away_from_the_negative_prompt(pipe):
     guided = replace(TWO, negative_prompt='a blurry picture')
-    text = encode_prompt(pipe, 'a dance', guided)
-    assert torch.equal(text.negative, encode_prompt(pipe, 'a blurry picture', guided).positive)
-    nowhere = generate(pipe, a_pose(), 'a dance', replace(TWO, negative_prompt='a dance'))
-    unguided = generate(pipe, a_pose(), 'a dance', replace(TWO, guidance_scale=1.))
+    model = WanVACE(pipe)
+    text = encode_prompt(model, 'a dance', guided)
+    assert torch.equal(text.negative, encode_prompt(model, 'a blurry picture', guided).positive)
+    nowhere = generate(model, a_pose(), 'a dance', replace(TWO, negative_prompt='a dance'))
+    unguided = generate(model, a_pose(), 'a dance', replace(TWO, guidance_scale=1.))
     assert np.abs(nowhere.astype(int) - unguided).max() <= 1
 
 
 def test_after_a_clip_the_model_is_the_base_again(pipe, faced):
     "Who calls the transformer next, through the pipeline or not, gets the base model, also after a failure"
-    theirs, branch, face = faced
+    theirs, adapters, face = faced
     asked = {'hidden_states': normal(1, 32, 2, 4, 6), 'timestep': torch.tensor([500.]),
         'encoder_hidden_states': normal(1, 512, 64), 'control_hidden_states': normal(1, 128, 2, 4, 6)}
     base, personal = pipe.transformer(**asked).sample, replace(TWO, steps=1, face_scale=.5)
 
-    def is_base(): return torch.equal(theirs.transformer(**asked).sample, base) and branch.scale == 1.
-    generate(theirs, a_pose(), 'a dance', personal, branch, face)
+    def is_base(): return torch.equal(theirs.pipe.transformer(**asked).sample, base) and adapters['face'].scale == 1.
+    generate(theirs, a_pose(), 'a dance', personal, adapters, face)
     assert is_base()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(theirs.scheduler, 'step', lambda *args, **more: 1/0)
-        with pytest.raises(ZeroDivisionError): generate(theirs, a_pose(), 'a dance', personal, branch, face)
+        patch.setattr(type(theirs.pipe.scheduler), 'step', lambda *args, **more: 1/0)
+        with pytest.raises(ZeroDivisionError): generate(theirs, a_pose(), 'a dance', personal, adapters, face)
     assert is_base()
 
 

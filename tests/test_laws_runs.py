@@ -11,7 +11,8 @@ from faceid_nb.app import phases, results, runs
 from faceid_nb.app.cli import main
 from faceid_nb.app.inputs import find_dances, find_photos
 from faceid_nb.app.phases import note_run, open_run, run_train
-from faceid_nb.app.recipes import face_finder, open_recipe, with_overrides
+from faceid_nb.app.recipes import open_recipe, with_overrides
+from faceid_nb.app.models import face_finder
 from faceid_nb.app.results import run_clip
 from faceid_nb.app.store import Step, do_step, finished, read_step
 from faceid_nb.embeddings.work import ORDER
@@ -61,7 +62,7 @@ DEPENDS = {  # key of a recipe -> another value, and the first phase that has to
     'curation.min_face': (40, 'curate'), 'curation.heldout': (.5, 'curate'), 'cutting.large': ('yes', 'curate'),
     'subject': ('bob', 'curate'), 'trigger': ('xyz', 'curate'),
     'lora.rank': (4, 'train'), 'lora.alpha': (3., 'train'), 'mapper.hidden': (256, 'train'),
-    'training.lr_lora': (1e-4, 'train'), 'training.seed': (41, 'train'), 'training.drop_face': (.25, 'train'),
+    'training.lr_lora': (1e-4, 'train'), 'training.seed': (41, 'train'), 'training.id_dropout': (.25, 'train'),
     'flow_shift': (2.5, 'train'), 'model.dtype': ('bfloat16', 'train'),
     'sampling.steps': (2, 'generate'), 'sampling.guidance_scale': (2., 'generate'),
     'sampling.face_scale': (1., 'generate'), 'sampling.seed': (9, 'generate'),

@@ -1,6 +1,7 @@
 """Laws of the training: each number of the configuration does what its name says, seen from outside the loop."""
 from dataclasses import replace
 from math import cos, pi
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,50 +9,50 @@ import torch
 from test_training import CONFIG, go, ready, small_cache
 from torch import nn
 
-from faceid_nb.adapters.lora import load_lora, lora_parameters
+from faceid_nb.adapters.lora import open_lora
 from faceid_nb.core.flow import shift_time
 from faceid_nb.core.media import write_image
 from faceid_nb.training import data
 from faceid_nb.training.checkpoint import TrainingState, list_checkpoints, load_checkpoint, save_checkpoint
 from faceid_nb.training.data import draw_batch, face_mask, open_cache, photo_cache, step_generator
 from faceid_nb.training.loop import train
-from faceid_nb.training.objective import face_weights, flow_loss, shared_padding
+from faceid_nb.training.stages import Stage
+from faceid_nb.training.objective import face_weights, flow_loss
 
 ASKED = ('timestep', 'encoder_hidden_states', 'encoder_hidden_states_image')
-SHORT = replace(CONFIG, steps_a=3, steps_b=2, checkpoint_every=0, weight_decay=0.)
+RATES = {'face': 2e-3, 'lora': 4e-3}
+SHORT = replace(CONFIG, stages=(Stage(3, RATES), Stage(2, {'lora': 4e-3})), checkpoint_every=0, weight_decay=0.)
 
 
 def watched(folder, config):
     "A training, and what its denoiser was asked: times, words and identities of each step"
-    model, branch = ready()
+    model, adapters = ready()
     asked = []
 
     def note(module, args, kwargs):
         asked.append({name: kwargs[name].clone() for name in ASKED})
-    model.register_forward_pre_hook(note, with_kwargs=True)
-    train(model, branch, small_cache(), config, folder, progress=False)
-    return asked, model, branch
+    model.hosts[0].module.register_forward_pre_hook(note, with_kwargs=True)
+    train(model, adapters, small_cache(), config, folder, progress=False)
+    return asked, model, adapters['face']
 
 
 # ---- what is minimised
 
-class Oracle(nn.Module):
-    "A denoiser that knows the data, and is wrong by a constant"
+class Oracle:
+    "A family that knows the data, and is wrong by a constant"
     def __init__(self, x0, wrong):
-        super().__init__()
         self.x0 = x0
         self.wrong = wrong
 
-    def forward(self, hidden_states, timestep, **more):
-        t = (timestep/1000).view(-1, 1, 1, 1, 1)
-        return ((hidden_states - self.x0)/t + self.wrong,)
+    def velocity(self, x_t, t, conditions):
+        return (x_t - self.x0)/t.view(-1, 1, 1, 1, 1) + self.wrong
 
 
 @pytest.mark.parametrize('wrong', [0., .5, 2.])
 def test_the_loss_of_the_exact_velocity_is_zero(wrong):
     "The straight path has one velocity, (x_t - x0)/t; an error of c everywhere costs c squared"
     batch = draw_batch(small_cache(), 4, step_generator(0, 0))
-    loss = flow_loss(Oracle(batch.latents, wrong), batch, step_generator(0, 1), 3., 5.)
+    loss = flow_loss(Oracle(batch.latents, wrong), {}, batch, step_generator(0, 1), 3., 5.)
     assert torch.allclose(loss, torch.tensor(wrong**2), atol=1e-4)
 
 
@@ -75,10 +76,10 @@ def test_the_mask_covers_the_box():
 
 
 def test_padding_computed_once_changes_no_loss():
-    model, _ = ready()
+    model, adapters = ready()
     batch = draw_batch(small_cache(), 2, step_generator(0, 0))
-    plain = flow_loss(model, batch, step_generator(0, 1), 3., 2.)
-    with shared_padding(model, batch.words): short = flow_loss(model, batch, step_generator(0, 1), 3., 2.)
+    plain = flow_loss(model, adapters, batch, step_generator(0, 1), 3., 2.)
+    with model.shared_padding(batch.conditions): short = flow_loss(model, adapters, batch, step_generator(0, 1), 3., 2.)
     assert torch.allclose(plain, short, rtol=1e-5)
 
 
@@ -96,31 +97,33 @@ def test_training_walks_the_times_of_its_shift(tmp_path):
 @pytest.mark.parametrize('share', [0., .3, 1.])
 def test_shares_of_dropped_words_and_faces_are_as_asked(share):
     cache, n = small_cache(), 400
-    rows = len(cache.no_words)
+    null = cache.null_prompt_embeds
+    rows = len(null)
     def empty(batch):
-        return [torch.equal(words[:rows], cache.no_words) and not words[rows:].any() for words in batch.words]
-    faceless = draw_batch(cache, n, step_generator(1, 0), drop_words=0., drop_face=share)
-    speechless = draw_batch(cache, n, step_generator(1, 0), drop_words=share, drop_face=0.)
-    assert abs((~faceless.id_embed.any(1)).float().mean() - share) < .08 and not any(empty(faceless))
-    assert abs(sum(empty(speechless))/n - share) < .08 and speechless.id_embed.any(1).all()
-    assert torch.allclose(speechless.id_embed.norm(dim=1), torch.ones(n), atol=1e-5)
+        return [torch.equal(words[:rows], null) and not words[rows:].any() for words in batch.conditions['prompt_embeds']]
+    def faces(batch): return batch.conditions['id_embed']
+    faceless = draw_batch(cache, n, step_generator(1, 0), text_dropout=0., id_dropout=share)
+    speechless = draw_batch(cache, n, step_generator(1, 0), text_dropout=share, id_dropout=0.)
+    assert abs((~faces(faceless).any(1)).float().mean() - share) < .08 and not any(empty(faceless))
+    assert abs(sum(empty(speechless))/n - share) < .08 and faces(speechless).any(1).all()
+    assert torch.allclose(faces(speechless).norm(dim=1), torch.ones(n), atol=1e-5)
 
 
 def test_a_training_that_drops_every_face_teaches_the_branch_nothing(tmp_path):
     "And one that drops none sees a face at every step"
-    start = [p.detach().clone() for p in ready()[1].parameters()]
-    asked, _, branch = watched(tmp_path/'none', replace(SHORT, drop_face=1.))
+    start = [p.detach().clone() for p in ready()[1]['face'].parameters()]
+    asked, _, branch = watched(tmp_path/'none', replace(SHORT, id_dropout=1.))
     assert all(torch.equal(a, b) for a, b in zip(start, branch.parameters()))
     assert not any(one['encoder_hidden_states_image'].any() for one in asked)
-    asked, _, branch = watched(tmp_path/'all', replace(SHORT, drop_face=0.))
+    asked, _, branch = watched(tmp_path/'all', replace(SHORT, id_dropout=0.))
     assert not all(torch.equal(a, b) for a, b in zip(start, branch.parameters()))
     assert all(one['encoder_hidden_states_image'].any(1).all() for one in asked)
 
 
 def test_a_training_that_drops_all_words_hears_the_empty_prompt(tmp_path):
     cache = small_cache()
-    for one in watched(tmp_path, replace(SHORT, drop_words=1.))[0]:
-        assert all(torch.equal(words[:2], cache.no_words) and not words[2:].any()
+    for one in watched(tmp_path, replace(SHORT, text_dropout=1.))[0]:
+        assert all(torch.equal(words[:2], cache.null_prompt_embeds) and not words[2:].any()
             for words in one['encoder_hidden_states'])
 
 
@@ -138,8 +141,8 @@ def test_only_photos_to_train_on_are_read(tmp_path, monkeypatch):
         for split in ('train', 'reference', 'heldout', None)]
     for photo in photos: write_image(tmp_path/photo['crops'][0]['file'], np.zeros((32, 32, 3), np.uint8))
     monkeypatch.setattr(data, 'encode_sample', lambda pipe, frames, control, caption, boxes, name: name)
-    monkeypatch.setattr(data, 'text_rows', lambda pipe, prompt: torch.zeros(1, 8))
-    assert photo_cache(None, {'photos': photos}, tmp_path, np.eye(4)[:1]).samples == ('train.png',)
+    model = SimpleNamespace(encode_text=lambda prompt: torch.zeros(1, 8), text_length=512)
+    assert photo_cache(model, {'photos': photos}, tmp_path, np.eye(4)[:1]).samples == ('train.png',)
 
 
 def test_a_cache_of_something_else_is_made_again(tmp_path):
@@ -160,10 +163,12 @@ def test_the_learning_rate_rises_and_falls_as_drawn(tmp_path):
     def note(state): seen.append([group['lr'] for group in state.optimizer.param_groups])
     config = replace(CONFIG, warmup=4, checkpoint_every=0)
     go(tmp_path, config, every=[(1, note)])
-    n = config.steps_a + config.steps_b
+    n = config.total
     share = [min(1, (i + 1)/4)*(.1 + .45*(1 + cos(pi*i/n))) for i in range(n)]
-    assert torch.allclose(torch.tensor(seen), torch.tensor(share)[:,
-        None]*torch.tensor([config.lr_mapper, config.lr_lora]))
+    first = config.stages[0].steps
+    assert torch.allclose(torch.tensor(seen)[:, 1], torch.tensor(share)*4e-3)
+    assert torch.allclose(torch.tensor(seen)[:first, 0], torch.tensor(share)[:first]*2e-3)
+    assert not torch.tensor(seen)[first:, 0].any(), 'the face does not train in the second stage'
 
 
 def test_a_gradient_is_no_longer_than_the_clip(tmp_path):
@@ -178,28 +183,27 @@ def test_a_gradient_is_no_longer_than_the_clip(tmp_path):
 
 def test_what_is_saved_is_the_average_of_the_weights(tmp_path):
     "Recomputed from the weights after every step: at step n the mean keeps (1+n)/(10+n) of itself, at most the decay"
-    seen, model = [], ready()[0]
-    start = {n: p.detach().clone() for n, p in lora_parameters(model).items()}
+    seen, start = [], {n: p.clone() for n, p in ready()[1]['lora'].state_dict().items()}
     def note(state): seen.append({n: state.params[n].detach().clone() for n in start})
-    result, model, _ = go(tmp_path, replace(SHORT, ema_decay=.3), every=[(1, note)])
+    result, model, adapters = go(tmp_path, replace(SHORT, ema_decay=.3), every=[(1, note)])
     mean = start
     for step, weights in enumerate(seen):
         keep = min(.3, (1 + step)/(10 + step))
         mean = {n: keep*mean[n] + (1 - keep)*weights[n] for n in mean}
-    saved = {n: p.detach() for n, p in lora_parameters(model).items()}
+    saved = adapters['lora'].state_dict()
     assert all(torch.allclose(saved[n], mean[n], atol=1e-6) for n in mean)
     assert not all(torch.equal(saved[n], seen[-1][n]) for n in mean)
-    other, _ = ready(branch=False, lora=False)
-    load_lora(other, result.lora_file)
-    assert all(torch.equal(p, saved[n]) for n, p in lora_parameters(other).items())
+    other, _ = ready(face=False, lora=False)
+    again = open_lora(other.hosts[0], result.files['lora'])
+    assert all(torch.equal(p, saved[n]) for n, p in again.state_dict().items())
 
 
 def test_weights_of_another_stage_stay(tmp_path):
     "Stage B leaves the branch as stage A ended it, to the last bit"
     seen = {}
     def note(state): seen[state.step] = {n: p.detach().clone() for n, p in state.params.items()}
-    _, _, branch = go(tmp_path, replace(SHORT, weight_decay=.1), every=[(1, note)])
-    assert all(torch.equal(p, seen[4][n]) and torch.equal(p, seen[5][n]) for n, p in branch.state_dict().items())
+    _, _, adapters = go(tmp_path, replace(SHORT, weight_decay=.1), every=[(1, note)])
+    assert all(torch.equal(p, seen[4][n]) and torch.equal(p, seen[5][n]) for n, p in adapters['face'].state_dict().items())
 
 
 # ---- checkpoints
@@ -240,7 +244,7 @@ def test_a_state_comes_back_whole():
     def step(state):
         state.params['w'].grad = state.params['w'].detach()*2 + torch.randn(4)
         state.optimizer.step()
-        state.advance(float(state.params['w'].detach().square().sum()))
+        state.update_ema(float(state.params['w'].detach().square().sum()))
     one, other = state(), state()
     for _ in range(3): step(one)
     saved = {n: t.clone() for n, t in one.state_dict().items()}

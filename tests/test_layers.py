@@ -7,9 +7,9 @@ import textwrap
 
 OWNERS = {    # heavy library: the modules that may import it; the embedded world, which makes models, may import all of them
     'insightface': {'curation.packs'},
-    'transformers': {'embeddings.encoders', 'inference.generate'},
+    'transformers': {'embeddings.encoders'},
     'peft': {'adapters.lora'},
-    'diffusers': {'adapters.branch', 'adapters.lora', 'inference.generate'},
+    'diffusers': {'models.wan_folder', 'models.wan_vace'},
     'accelerate': {'training.loop'},
     'papermill': {'app.runs'},
     'ipywidgets': {'app.widgets'},

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from faceid_nb.adapters.branch import attach_face_branch, load_branch
-from faceid_nb.adapters.lora import LoraSettings, add_lora, load_lora, lora_parameters
+from faceid_nb.adapters.lora import LoraSettings, attach_lora, open_lora
 from faceid_nb.adapters.mapper import MapperConfig
 from faceid_nb.core import files
 from faceid_nb.core.errors import UserError
@@ -25,9 +25,13 @@ from faceid_nb.core.stop import Stop
 from faceid_nb.training import loop
 from faceid_nb.training.checkpoint import LIST, TrainingState, list_checkpoints, load_checkpoint, save_checkpoint
 from faceid_nb.training.data import PhotoCache, Sample, draw_batch, load_cache, open_cache, save_cache, step_generator
-from faceid_nb.training.loop import TrainConfig, train
+from faceid_nb.training.loop import train
+from faceid_nb.training.stages import Stage, TrainConfig
+from toys import family_of, weights_of
 
-CONFIG = TrainConfig(steps_a=6, steps_b=8, batch_size=2, lr_mapper=2e-3, lr_lora=4e-3, checkpoint_every=3)
+STAGES = (Stage(6, {'face': 2e-3, 'lora': 4e-3}), Stage(8, {'lora': 4e-3}))
+FACE_ALONE, LORA_ALONE = (Stage(6, {'face': 2e-3}),), (Stage(8, {'lora': 4e-3}),)
+CONFIG = TrainConfig(STAGES, batch_size=2, checkpoint_every=3)
 
 
 def small_cache(clips=0):
@@ -35,23 +39,28 @@ def small_cache(clips=0):
     draw = lambda *shape: torch.randn(shape, generator=g)
     mask = torch.zeros(1, 1, 6, 4)
     mask[..., 1:3, 1:3] = 1
-    photos = [Sample(draw(16, 1, 6, 4), torch.zeros(96, 1, 6, 4), mask.clone(), draw(4, 32), f'crops/{i}.png') for i in range(5)]
-    dances = [Sample(draw(16, 2, 6, 4), draw(96, 2, 6, 4), mask.repeat(1, 2, 1, 1), draw(6, 32), f'clips/{i}.mp4') for i in range(clips)]
-    return PhotoCache((*photos, *dances), normalize(draw(5, 512) + 2, dim=-1), draw(2, 32), 'test')
+    def sample(frames, control, mask, rows, name):
+        latents = draw(16, frames, 6, 4)
+        return Sample(latents, mask, {'control': control(96, frames, 6, 4), 'prompt_embeds': draw(rows, 32)}, name)
+    photos = [sample(1, torch.zeros, mask.clone(), 4, f'crops/{i}.png') for i in range(5)]
+    dances = [sample(2, draw, mask.repeat(1, 2, 1, 1), 6, f'clips/{i}.mp4') for i in range(clips)]
+    return PhotoCache((*photos, *dances), normalize(draw(5, 512) + 2, dim=-1), draw(2, 32), 512, 'test')
 
 
-def ready(branch=True, lora=True, dtype=torch.float32):
+def ready(face=True, lora=True, dtype=torch.float32):
     torch.manual_seed(0)
-    model = WanVACETransformer3DModel(patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=16, in_channels=16, out_channels=16, text_dim=32, freq_dim=64, ffn_dim=64,
-                                      num_layers=2, rope_max_seq_len=64, vace_layers=[0], vace_in_channels=96).eval().to(dtype)
-    face = attach_face_branch(model, MapperConfig(width=32, tokens=2, hidden=32, rank=4), torch.Generator().manual_seed(0)) if branch else None
-    if lora: add_lora(model, LoraSettings(rank=2, alpha=2.), torch.Generator().manual_seed(0))
-    return model, face
+    transformer = WanVACETransformer3DModel(patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=16, in_channels=16, out_channels=16, text_dim=32, freq_dim=64, ffn_dim=64,
+                                            num_layers=2, rope_max_seq_len=64, vace_layers=[0], vace_in_channels=96).eval().to(dtype)
+    model, adapters = family_of(transformer), {}
+    host = model.hosts[0]
+    if face: adapters['face'] = attach_face_branch(host, MapperConfig(width=32, tokens=2, hidden=32, rank=4), torch.Generator().manual_seed(0))
+    if lora: adapters['lora'] = attach_lora(host, LoraSettings(rank=2, alpha=2.), torch.Generator().manual_seed(0))
+    return model, adapters
 
 
 def go(folder, config=CONFIG, cache=None, every=(), **parts):
-    model, branch = ready(**parts)
-    return train(model, branch, cache or small_cache(), config, folder, every, progress=False), model, branch
+    model, adapters = ready(**parts)
+    return train(model, adapters, cache or small_cache(), config, folder, every, progress=False), model, adapters
 
 
 def contents(folder):
@@ -116,7 +125,7 @@ def test_a_stop_loses_no_finished_step(number, place, call, whole, tmp_path, mon
 def test_an_update_is_never_cut_in_two(number, whole, tmp_path, monkeypatch):
     "The signal comes between the weights and their averages; the step is finished and kept"
     with monkeypatch.context() as m:
-        m.setattr(TrainingState, 'advance', stop_in(TrainingState.advance, 5, number))
+        m.setattr(TrainingState, 'update_ema', stop_in(TrainingState.update_ema, 5, number))
         with pytest.raises(Stop): go(tmp_path)
     again, _, _ = go(tmp_path)
     assert again.resumed_at == 5 and again.losses == whole[1].losses and same(contents(tmp_path), contents(whole[0]))
@@ -190,33 +199,57 @@ def test_a_finished_run_is_left_alone(whole):
     assert result.resumed_at == 14 and same(contents(whole[0]), before)
     fresh, _ = ready()
     for name, t in load_checkpoint(whole[0]/'checkpoints')[0].items():  # the model holds the averaged weights
-        if name.startswith('ema.'): assert torch.equal(dict(model.named_parameters())[name[4:]], t)
+        if name.startswith('ema.'): assert torch.equal(dict(model.hosts[0].module.named_parameters())[name[4:]], t)
 
 
-def test_stage_b_leaves_the_branch(tmp_path):
+def test_an_adapter_that_is_in_no_later_stage_stays(tmp_path):
     seen = {}
     def note(state): seen[state.step] = {n: p.detach().clone() for n, p in state.params.items()}
-    result, model, branch = go(tmp_path, every=[(1, note)])
-    mapper = list(branch.named_parameters())
-    for n in mapper:
-        assert torch.equal(seen[7][n], seen[14][n]) and torch.equal(seen[14][n], branch.state_dict()[n])
-    assert any(not torch.equal(seen[5][n], seen[6][n]) for n in mapper)
-    assert all(not torch.equal(seen[7][n], seen[14][n]) for n in lora_parameters(model) if '.lora_B.' in n)
+    result, model, adapters = go(tmp_path, every=[(1, note)])
+    face = adapters['face'].state_dict()
+    for n in face:
+        assert torch.equal(seen[7][n], seen[14][n]) and torch.equal(seen[14][n], face[n])
+    assert any(not torch.equal(seen[5][n], seen[6][n]) for n in face)
+    assert all(not torch.equal(seen[7][n], seen[14][n]) for n in adapters['lora'].named_parameters() if '.lora_B.' in n)
 
 
 def test_each_part_alone(tmp_path):
-    only, model, branch = go(tmp_path/'branch', replace(CONFIG, steps_b=0, train_lora=False), lora=False)
-    assert only.lora_file is None and not load_branch(only.branch_file, ready(False, False)[0]).parameters()[0].isnan().any()
-    only, model, _ = go(tmp_path/'lora', replace(CONFIG, steps_a=0, train_mapper=False), branch=False)
-    assert only.branch_file is None
-    load_lora(ready(False, False)[0], only.lora_file)
-    kept, model, branch = go(tmp_path/'given', replace(CONFIG, steps_a=0, train_mapper=False))  # a branch that is given and stays
-    assert all(torch.equal(a, b) for a, b in zip(branch.parameters(), ready()[1].parameters()))
+    bare = ready(False, False)[0].hosts[0]
+    only, model, adapters = go(tmp_path/'face', replace(CONFIG, stages=FACE_ALONE), lora=False)
+    assert list(only.files) == ['face'] and not load_branch(only.files['face'], bare).parameters()[0].isnan().any()
+    only, model, _ = go(tmp_path/'lora', replace(CONFIG, stages=LORA_ALONE), face=False)
+    assert list(only.files) == ['lora']
+    open_lora(ready(False, False)[0].hosts[0], only.files['lora'])
+    kept, model, adapters = go(tmp_path/'given', replace(CONFIG, stages=LORA_ALONE))  # a branch that is given and stays
+    assert all(torch.equal(a, b) for a, b in zip(adapters['face'].parameters(), ready()[1]['face'].parameters()))
+
+
+def test_a_later_stage_may_bring_an_adapter_in_and_another_rate(tmp_path):
+    "The face waits for its stage, a rate may change between stages, and a pause between them changes nothing"
+    stages = (Stage(3, {'lora': 4e-3}), Stage(3, {'lora': 1e-4, 'face': 2e-3}), Stage(2, {'face': 1e-3}))
+    seen = {}
+    def note(state): seen[state.step] = {n: p.detach().clone() for n, p in state.params.items()}
+    whole, _, adapters = go(tmp_path/'whole', replace(CONFIG, stages=stages), every=[(1, note)])
+    face, lora = (list(adapters[name].named_parameters()) for name in ('face', 'lora'))
+    assert all(torch.equal(seen[1][n], seen[3][n]) for n in face) and any(not torch.equal(seen[3][n], seen[6][n]) for n in face)
+    assert all(torch.equal(seen[7][n], seen[8][n]) for n in lora) and any(not torch.equal(seen[3][n], seen[6][n]) for n in lora)
+    for step in (3, 6):
+        def die(state):
+            if state.step == step: raise Died
+        with pytest.raises(Died): go(tmp_path/'broken', replace(CONFIG, stages=stages, checkpoint_every=1), every=[(1, die)])
+    again, _, _ = go(tmp_path/'broken', replace(CONFIG, stages=stages, checkpoint_every=1))
+    assert again.losses == whole.losses and all(again.files[name].read_bytes() == file.read_bytes() for name, file in whole.files.items())
+
+
+def test_a_stage_that_cannot_train_is_refused(tmp_path):
+    for stages, said in (((), 'nothing to train'), ((Stage(1, {}),), 'Stage 1 trains nothing'), ((Stage(1, {'voice': 1e-3}),), 'trains voice')):
+        with pytest.raises(UserError, match=said): go(tmp_path, replace(CONFIG, stages=stages))
+    assert not any(tmp_path.iterdir())
 
 
 def test_half_precision_base(tmp_path):
-    result, model, branch = go(tmp_path, dtype=torch.bfloat16)
-    assert all(p.dtype == torch.float32 for p in [*branch.parameters(), *lora_parameters(model).values()])
+    result, model, adapters = go(tmp_path, dtype=torch.bfloat16)
+    assert all(p.dtype == torch.float32 for p in weights_of(adapters))
     assert all(torch.tensor(result.losses).isfinite())
 
 
@@ -234,31 +267,33 @@ def test_clips_and_photos_together(tmp_path):
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
-@pytest.mark.parametrize('part', ['latents', 'control', 'mask', 'words'])
+@pytest.mark.parametrize('part', ['latents', 'control', 'mask', 'prompt_embeds'])
 def test_a_broken_number_in_the_cache_is_named_before_the_first_step(value, part, tmp_path):
     cache = small_cache()
-    broken = replace(cache.samples[1], **{part: getattr(cache.samples[1], part)*0 + value})
-    model, branch = ready()
-    start = [p.detach().clone() for p in model.parameters()]
+    first = cache.samples[1]
+    if part in first.conditions: broken = replace(first, conditions={**first.conditions, part: first.conditions[part]*0 + value})
+    else: broken = replace(first, **{part: getattr(first, part)*0 + value})
+    model, adapters = ready()
+    start = [p.detach().clone() for p in model.hosts[0].module.parameters()]
     with pytest.raises(UserError, match=f'{part} of crops/1.png. No step was made'):
-        train(model, branch, replace(cache, samples=(cache.samples[0], broken, *cache.samples[2:])), CONFIG, tmp_path, progress=False)
-    assert all(torch.equal(a, b) for a, b in zip(start, model.parameters())) and not list(tmp_path.iterdir())
+        train(model, adapters, replace(cache, samples=(cache.samples[0], broken, *cache.samples[2:])), CONFIG, tmp_path, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(start, model.hosts[0].module.parameters())) and not list(tmp_path.iterdir())
 
 
 def test_a_broken_identity_is_not_blamed_on_photos(tmp_path):
     cache = small_cache()
     cache.id_embeds[3, 5] = float('nan')
-    model, branch = ready()
-    with pytest.raises(UserError, match=r'identity embedding 3 \(of 5\)') as said: train(model, branch, cache, CONFIG, tmp_path, progress=False)
+    model, adapters = ready()
+    with pytest.raises(UserError, match=r'identity embedding 3 \(of 5\)') as said: train(model, adapters, cache, CONFIG, tmp_path, progress=False)
     assert 'crops' not in str(said.value) and '-1' not in str(said.value)
 
 
 def test_a_broken_gradient_stops_before_the_step(tmp_path):
-    model, branch = ready()
-    branch.parameters()[0].register_hook(lambda g: g*float('nan'))
-    start = [p.detach().clone() for p in branch.parameters()]
-    with pytest.raises(ValueError, match=r'gradient is nan in step 1, with crops/.*No step was made'): train(model, branch, small_cache(), CONFIG, tmp_path, progress=False)
-    assert all(torch.equal(a, b) for a, b in zip(start, branch.parameters()))
+    model, adapters = ready()
+    weights_of(adapters)[0].register_hook(lambda g: g*float('nan'))
+    start = [p.detach().clone() for p in weights_of(adapters)]
+    with pytest.raises(ValueError, match=r'gradient is nan in step 1, with crops/.*No step was made'): train(model, adapters, small_cache(), CONFIG, tmp_path, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(start, weights_of(adapters)))
 
 
 def test_another_run_in_the_same_folder(whole):
@@ -344,11 +379,11 @@ def test_a_checkpoint_that_does_not_fit_is_refused_whole(harm, half, tmp_path):
     "One line that names the file and the tensor; the training, the generators and the folder are as before"
     tensors, about, _ = half[1]
     forge(tmp_path/'checkpoints', HARM[harm](tensors, weight(tensors)), about)
-    model, branch = ready()
-    weights, chance, left = [p.detach().clone() for p in model.parameters()], torch.get_rng_state(), hashes(tmp_path)
-    with pytest.raises(UserError, match=r'step_\d+.safetensors: (tensor|seen)') as said: train(model, branch, small_cache(), CONFIG, tmp_path, progress=False)
+    model, adapters = ready()
+    weights, chance, left = [p.detach().clone() for p in model.hosts[0].module.parameters()], torch.get_rng_state(), hashes(tmp_path)
+    with pytest.raises(UserError, match=r'step_\d+.safetensors: (tensor|seen)') as said: train(model, adapters, small_cache(), CONFIG, tmp_path, progress=False)
     assert '\n' not in str(said.value)
-    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters())) and torch.equal(chance, torch.get_rng_state()) and hashes(tmp_path) == left
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.hosts[0].module.parameters())) and torch.equal(chance, torch.get_rng_state()) and hashes(tmp_path) == left
 
 
 def hashes(folder): return {p.relative_to(folder).as_posix(): files.file_sha256(p) for p in folder.rglob('*') if p.is_file()}
@@ -444,7 +479,8 @@ def test_the_cache_is_made_once(tmp_path):
     one, two = (open_cache(tmp_path/'cache.safetensors', 'test', make) for _ in range(2))
     assert len(made) == 1 and [s.name for s in one.samples] == [s.name for s in two.samples]
     batches = [draw_batch(c, 3, step_generator(1, 2)) for c in (one, two)]
-    assert all(torch.equal(vars(batches[0])[k], vars(batches[1])[k]) for k in ('latents', 'control', 'mask', 'words', 'id_embed'))
+    flat = [{'latents': b.latents, 'mask': b.mask, **b.conditions} for b in batches]
+    assert flat[0].keys() == flat[1].keys() and all(torch.equal(tensor, flat[1][name]) for name, tensor in flat[0].items())
     assert len({save_cache(tmp_path/f'{i}.safetensors', one).read_bytes() for i in range(4)}) == 1
     with pytest.raises(ValueError, match='no training cache'): load_cache(files.save_tensors(tmp_path/'other.safetensors', {'x': torch.zeros(1)}, {}))
 

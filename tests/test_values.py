@@ -17,7 +17,7 @@ SWITCHES = [key for key, value in known_keys(TINY).items() if isinstance(value, 
 NEVER_NEGATIVE = [key for key in NUMBERS if key not in ('curation.same_person', 'curation.same_moment')]
 NONSENSE = {
     'training.lr_lora': ['-1', '1e3', '0'], 'training.lr_mapper': ['-1', '2'], 'training.steps_a': ['-5', '1.5', 'many'], 'training.batch_size': ['0', '-1'],
-    'training.ema_decay': ['2', '1', '-0.1'], 'training.clip': ['-1', '0'], 'training.drop_face': ['5', '-.1'], 'training.drop_words': ['1.1'], 'training.shift': ['-3', '0'],
+    'training.ema_decay': ['2', '1', '-0.1'], 'training.clip': ['-1', '0'], 'training.id_dropout': ['5', '-.1'], 'training.text_dropout': ['1.1'], 'training.shift': ['-3', '0'],
     'training.precision': ['int4', 'fp8', ''], 'flow_shift': ['-3', '0', '1e9'], 'curation.heldout': ['1.5', '1', '-1'], 'curation.max_yaw': ['181'], 'curation.duplicate_bits': ['145'],
     'lora.rank': ['0', '-4', '1e9'], 'lora.alpha': ['0', '-1', '1e6', 'nan'], 'lora.targets': ['(', '[a', '*'], 'mapper.tokens': ['0', '100000'], 'mapper.rank': ['0'],
     'mapper.width': ['0', '-256'], 'sampling.steps': ['0', '100000'], 'sampling.guidance_scale': ['0', '.5', '-1'], 'sampling.face_scale': ['-1', '1e9'], 'sampling.fps': ['0', '-1', 'inf'],

@@ -9,16 +9,18 @@ __all__ = ['mixed', 'attach_tied', 'face_error', 'save_half', 'start_branch']
 
 # %% ../../nbs/3_adapters/34_population.ipynb #48b0fcd9
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
 import torch
 
-from .branch import FaceBranch, attach_face_branch, load_branch, read_branch, save_branch, word_attentions
+from .branch import FaceBranch, attach_face_branch, load_branch, read_branch, save_branch
 from .mapper import MapperConfig
 from ..core.errors import UserError
+from ..models.family import Host
 
 # %% ../../nbs/3_adapters/34_population.ipynb #612f786f
 def mixed(
@@ -32,15 +34,22 @@ def mixed(
     return F.normalize((looks*share[..., None].to(looks)).sum(1), dim=-1)*there[:, None].to(looks)
 
 # %% ../../nbs/3_adapters/34_population.ipynb #e5c99f7e
+def _tied(layer):
+    "Copy a layer, but share its weights"
+    copy = deepcopy(layer)
+    for name, parameter in layer.named_parameters():
+        setattr(copy, name, parameter)
+    return copy
+
 def attach_tied(
-    transformer:nn.Module, # A `WanVACETransformer3DModel` that shall learn together with its branch
+    host:Host,             # A denoiser that shall learn together with its branch
     rank:int,              # Of the branch's value projections
     generator:Generator,   # Source of the first weights
 )->FaceBranch:             # Attached, silent
-    "A fresh face branch whose keys are those of the words, not a copy of them"
-    attentions = word_attentions(transformer)
-    branch = attach_face_branch(transformer, MapperConfig(width=attentions[0].to_k.out_features, rank=rank), generator)
-    for a in attentions: a.add_k_proj.weight, a.add_k_proj.bias, a.norm_added_k.weight = a.to_k.weight, a.to_k.bias, a.norm_k.weight
+    "Attach a fresh face branch whose keys are those of the words, not a copy of them"
+    branch = attach_face_branch(host, MapperConfig(width=host.width, rank=rank), generator)
+    for site, value in zip(host.sites, branch.values):
+        site.attach(_tied(site.key), _tied(site.norm), value)
     return branch
 
 # %% ../../nbs/3_adapters/34_population.ipynb #a9abc5bd
@@ -75,16 +84,16 @@ def save_half(
 
 # %% ../../nbs/3_adapters/34_population.ipynb #275ac4e8
 def start_branch(
-    transformer:nn.Module, # A `WanVACETransformer3DModel`, nothing attached
+    host:Host,             # A denoiser, nothing attached
     config:MapperConfig,   # Sizes
     generator:Generator,   # Source of the first weights of a fresh one
     start:Path|None=None,  # A file of `save_branch`; None: a fresh branch
 )->FaceBranch:             # Attached
     "Attach the branch that a training starts from: a fresh one, or one that knows many people"
-    if start is None: return attach_face_branch(transformer, config, generator)
+    if start is None: return attach_face_branch(host, config, generator)
     theirs, mine = asdict(read_branch(start)[0]), asdict(config)
     fixed = [f'{name} {theirs[name]} where {mine[name]} is wanted' for name in ('width', 'id_dim') if theirs[name] != mine[name]]
     if fixed: raise UserError(f'{start} was made for another model: {", ".join(fixed)}. Set model.face_branch= for a fresh branch')
     differ = [f'mapper.{name}={value}' for name, value in theirs.items() if value != mine[name]]
     if differ: raise UserError(f'{start} has other sizes than the recipe: set {", ".join(differ)}, or model.face_branch= for a fresh branch')
-    return load_branch(start, transformer)
+    return load_branch(start, host)

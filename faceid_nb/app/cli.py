@@ -171,7 +171,7 @@ def _demo(asked):
 def _scan(asked):
     from faceid_nb.app.inputs import reference_face
     from faceid_nb.app.inputs import find_photos
-    from faceid_nb.app.recipes import face_finder
+    from faceid_nb.app.models import face_finder
     from faceid_nb.curation.scale import scan
     recipe = _recipe(asked)
     folder = asked.folder or Path('runs')/f'{recipe.subject}_scan'
@@ -235,7 +235,7 @@ def _reader_gone():
 def _no_memory(error):
     "Say whether memory ran out; torch is asked only if it is there"
     if isinstance(error, MemoryError): return True
-    return 'torch' in sys.modules and import_module('faceid_nb.training.loop').out_of_memory(error)
+    return import_module('faceid_nb.core.errors').out_of_memory(error)
 
 class Door:
     "End a command: one line for what is not a bug, and the exit code"
@@ -250,7 +250,7 @@ class Door:
             self.code, line = 130, STOPPED
         elif issubclass(kind, BrokenPipeError) and _reader_gone(): self.code, line = 141, ''
         elif issubclass(kind, (ValueError, OSError)): self.code, line = 2, 'faceid: ' + ' '.join(f'{error}'.split())
-        elif _no_memory(error): self.code, line = 2, f'faceid: memory ran out ({" ".join(f"{error}".split())[:160] or "the machine has no more"}). Close other programs, or choose a smaller size, num_frames or training.batch_size.'
+        elif import_module('faceid_nb.core.errors').out_of_memory(error): self.code, line = 2, f'faceid: memory ran out ({" ".join(f"{error}".split())[:160] or "the machine has no more"}). Close other programs, or choose a smaller size, num_frames or training.batch_size.'
         else: return
         if self.debug and self.code == 2: traceback.print_exc()
         if line: _say(line)

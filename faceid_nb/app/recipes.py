@@ -5,29 +5,28 @@ world inside the package, or real repositories."""
 
 # %% auto #0
 __all__ = ['Text', 'OptionalText', 'FrameSize', 'Sides', 'RECIPES', 'PLACES', 'ModelSource', 'PackSource', 'Inputs', 'Cutting',
-           'Recipe', 'tiny', 'wan21_vace_1_3b', 'wan21_vace_1_3b_opencv', 'named_recipe', 'known_keys',
+           'Training', 'Recipe', 'tiny', 'wan21_vace_1_3b', 'wan21_vace_1_3b_opencv', 'named_recipe', 'known_keys',
            'with_overrides', 'open_recipe', 'run_place', 'model_place', 'branch_place', 'pack_place', 'pack_home',
-           'pack_files', 'check_noted', 'face_finder', 'crop_config', 'pretrain']
+           'crop_config', 'pretrain']
 
 # %% ../../nbs/8_app/83_recipes.ipynb #2058523e
 import difflib
-from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
 
-from ..adapters.lora import EVERYWHERE, LoraSettings
+from ..adapters.lora import LoraSettings
 from ..adapters.mapper import MapperConfig
-from ..core.errors import Count, FrameCount, Fraction, NotNegative, PlainName, Seed, Share, Shift, UserError, configuration, explain
+from ..core.errors import (Count, Decay, FrameCount, Fraction, Natural, NotNegative, PlainName, Positive, Rate, Seed,
+                                   Share, Shift, UserError, configuration, explain)
 from ..core.files import file_sha256
 from ..curation.crop import CropConfig, LargeCrop
-from ..curation.faces import FaceFinder
-from ..curation.packs import check_pack, open_faces, open_opencv, opencv_files, pack_folder
+from ..curation.packs import opencv_files, pack_folder
 from ..curation.select import CurationConfig
 from ..inference.generate import Sampling
-from ..training.loop import TrainConfig
+from ..training.stages import Stage, TrainConfig
 
 # %% ../../nbs/8_app/83_recipes.ipynb #6c11b707
 def _parts(value):
@@ -87,6 +86,47 @@ class Cutting:
     blur:bool = False         # Blur the faces of others that no window leaves out of a picture?
     reference:Fraction = 0.   # Share of the kept photos that is set aside to say who the person is; nothing is trained on them
 
+# %% ../../nbs/8_app/83_recipes.ipynb #e13ac8ae
+@configuration
+class Training:
+    "Say how to train: the face branch and the LoRA together, then the LoRA alone"
+    steps_a:Natural = 100          # Steps of the first stage: branch and LoRA
+    steps_b:Natural = 200          # Steps of the second stage: LoRA alone, the branch frozen
+    batch_size:Count = 4           # Samples of a step
+    lr_mapper:Rate = 1e-3          # Highest learning rate of the branch
+    lr_lora:Rate = 5e-4            # Highest learning rate of the LoRA
+    weight_decay:Share = .01       # Of AdamW
+    warmup:Natural = 10            # Steps until the learning rates are at their highest
+    clip:Positive = 1.             # Longest gradient
+    ema_decay:Decay = .98          # Of the averaged weights
+    face_weight:NotNegative = 2.   # How much more an error on the face counts
+    text_dropout:Share = .1        # Share of samples with the empty prompt
+    id_dropout:Share = .1          # Share of samples with the null identity
+    seed:Seed = 0                  # Added to the seed of the run
+    checkpoint_every:Natural = 100 # Steps between checkpoints, 0: only at the end
+    preview_every:Natural = 100    # Steps between previews; 0: none
+    train_mapper:bool = True       # False: the branch stays as it is
+    train_lora:bool = True         # False: the branch is trained on its own
+    precision:Literal['no', 'bf16'] = 'no'  # Mixed precision
+    gradient_checkpointing:bool = False     # Less memory for a quarter more time
+
+    @property
+    def stages(self)->tuple[Stage, ...]:
+        "List the stages that the keys describe"
+        both = {'face': self.lr_mapper} if self.train_mapper else {}
+        alone = {'lora': self.lr_lora} if self.train_lora else {}
+        planned = [(self.steps_a, both | alone), (self.steps_b, alone)]
+        return tuple(Stage(steps, rates) for steps, rates in planned if steps and rates)
+
+    def config(self,
+        shift:float,  # Of time
+        seed:int,     # Of the run
+    )->TrainConfig:
+        "Say the same to the loop"
+        own = ('stages', 'shift', 'seed')
+        same = {f.name: getattr(self, f.name) for f in fields(TrainConfig) if f.name not in own}
+        return TrainConfig(stages=self.stages, shift=shift, seed=self.seed + seed, **same)
+
 # %% ../../nbs/8_app/83_recipes.ipynb #d56c5f07
 @configuration
 class Recipe:
@@ -106,7 +146,7 @@ class Recipe:
     curation:CurationConfig
     mapper:MapperConfig
     lora:LoraSettings
-    training:TrainConfig
+    training:Training
     sampling:Sampling
     cutting:Cutting = Cutting()
 
@@ -127,8 +167,8 @@ def tiny()->Recipe:
         name='tiny', seed=0, subject='drawn person', trigger='sks', prompt='{trigger} dancing', size=(192, 128), num_frames=17, flow_shift=3.,
         shots=(('close up', .45), ('medium shot', .27), ('full body', 0.)),
         model=ModelSource(licence='CC0-1.0', face_branch='tiny'), pack=PackSource(det_sides=(192, 384)), inputs=Inputs(drawn=True),
-        curation=CurationConfig(same_person=.6, min_photos=6), mapper=MapperConfig(width=256, rank=32), lora=LoraSettings(targets=EVERYWHERE),
-        training=TrainConfig(steps_a=40, steps_b=90, batch_size=8, lr_mapper=2e-4, lr_lora=2e-3, face_weight=6., drop_face=.5, ema_decay=.95, preview_every=65),
+        curation=CurationConfig(same_person=.6, min_photos=6), mapper=MapperConfig(width=256, rank=32), lora=LoraSettings(targets='everywhere'),
+        training=Training(steps_a=40, steps_b=90, batch_size=8, lr_mapper=2e-4, lr_lora=2e-3, face_weight=6., id_dropout=.5, ema_decay=.95, preview_every=65),
         sampling=Sampling(steps=4, guidance_scale=1., face_scale=2.))
 
 # %% ../../nbs/8_app/83_recipes.ipynb #9f8a518b
@@ -143,7 +183,7 @@ def wan21_vace_1_3b()->Recipe:
                         'non-commercial research purposes only (insightface model zoo)'),
         inputs=Inputs(), mapper=MapperConfig(width=1536), curation=CurationConfig(same_person=.4, min_photos=6),
         lora=LoraSettings(rank=64, alpha=64.), sampling=Sampling(steps=30, guidance_scale=5., fps=16.),
-        training=TrainConfig(steps_a=400, steps_b=1200, batch_size=1, lr_mapper=1e-4, lr_lora=1e-4, ema_decay=.99, checkpoint_every=200, preview_every=800,
+        training=Training(steps_a=400, steps_b=1200, batch_size=1, lr_mapper=1e-4, lr_lora=1e-4, ema_decay=.99, checkpoint_every=200, preview_every=800,
                              precision='bf16', gradient_checkpointing=True))
 
 # %% ../../nbs/8_app/83_recipes.ipynb #1a7fd8e3
@@ -287,30 +327,6 @@ def pack_home(
     root, name = pack_place(recipe)
     if recipe.pack.kind == 'insightface': return pack_folder(root, name)
     return opencv_files(root)[0].parent
-
-def pack_files(
-    recipe:Recipe,
-)->list[Path]:      # ONNX files, in one folder
-    "List the files of the face models of a recipe"
-    if recipe.pack.kind == 'insightface': return sorted(pack_home(recipe).glob('*.onnx'))
-    return [*opencv_files(pack_place(recipe)[0])]
-
-def check_noted(
-    recipe:Recipe,
-    noted:Mapping[str, str],  # File -> sha256, when the photos were curated
-):
-    "Refuse face models of the user's that have changed; those of the package are compared with its card"
-    from faceid_nb.world.tiny import tiny_pack
-    if pack_home(recipe) != pack_folder(*tiny_pack()):
-        check_pack(pack_files(recipe), noted)
-
-def face_finder(
-    recipe:Recipe,
-)->FaceFinder:      # Ready to find, on the CPU
-    "The face models of a recipe, opened"
-    sides = tuple((side, side) for side in recipe.pack.det_sides)
-    if recipe.pack.kind == 'opencv': return open_opencv(pack_home(recipe), sides)
-    return open_faces(*pack_place(recipe), sides)
 
 # %% ../../nbs/8_app/83_recipes.ipynb #1aefbfb0
 def crop_config(

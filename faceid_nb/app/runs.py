@@ -27,10 +27,10 @@ from traitlets import default
 import faceid_nb
 from .phases import working
 from .recipes import open_recipe
-from ..core.errors import UserError
+from ..core.errors import UserError, out_of_memory
 from ..core.files import clear_leftovers, make_private, private_folder, read_json, write_atomic
 from ..core.stop import Stop, held, stop_asked, stoppable
-from ..training.loop import out_of_memory
+
 
 # %% ../../nbs/9_interfaces/91_runs.ipynb #bac9d39b
 NOTEBOOKS = ('10_curate', '20_embed', '40_train', '50_generate', '60_evaluate')

@@ -8,12 +8,13 @@ Tell what a user can mend from what only a programmer can, and check the values 
 
 # %% auto #0
 __all__ = ['configuration', 'Natural', 'Count', 'Share', 'Positive', 'NotNegative', 'Rate', 'Shift', 'Fraction', 'Decay',
-           'Cosine', 'Seed', 'MUST', 'Pattern', 'PlainName', 'StoredName', 'Hash', 'FrameCount', 'UserError', 'explain',
-           'checked', 'checked_mapping']
+           'Cosine', 'Seed', 'MUST', 'Pattern', 'PlainName', 'StoredName', 'Hash', 'FrameCount', 'MEMORY', 'UserError',
+           'explain', 'checked', 'checked_mapping', 'out_of_memory']
 
 # %% ../../nbs/0_core/00_errors.ipynb #96b43370
 import re
 from collections.abc import Mapping
+from errno import ENOMEM
 from functools import partial
 from typing import Annotated, Any
 
@@ -116,3 +117,19 @@ def checked_mapping(
     "Check that a JSON file holds an object"
     if not isinstance(value, Mapping): raise UserError(f'{name} holds {type(value).__name__} where an object was expected. It was edited or comes from another program: write it again.')
     return value
+
+# %% ../../nbs/0_core/00_errors.ipynb #a3451ab6
+MEMORY = re.compile("out of memory|not enough memory|can't allocate|cannot allocate|failed to allocate|bad_alloc|DefaultCPUAllocator",
+                    re.IGNORECASE)
+
+def out_of_memory(
+    error:BaseException|None,  # What was raised
+)->bool:
+    "Say whether an error, or what led to it, means that memory has run out, of the machine or of a GPU"
+    while error is not None:
+        kind = type(error).__name__
+        if isinstance(error, MemoryError) or kind == 'OutOfMemoryError': return True
+        if isinstance(error, OSError) and error.errno == ENOMEM: return True
+        if (isinstance(error, OSError | RuntimeError) or kind == 'SafetensorError') and MEMORY.search(str(error)): return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -62,7 +62,7 @@ class TrainingState:
         self.whole, self.chance = True, random_state()
 
     @torch.no_grad()
-    def advance(self,
+    def update_ema(self,
         loss:float, # Of the step just made
     ):
         "End a step: move the averages, note the loss"
@@ -79,11 +79,11 @@ class TrainingState:
         with held():
             self.whole = False
             self.optimizer.step()
-            self.advance(loss)
+            self.update_ema(loss)
             self.whole, self.chance = True, random_state()
 
     @torch.no_grad()
-    def settle(self,
+    def apply_ema(self,
         names:list[str], # Weights whose training is over
     ):
         "Make the averaged weights the weights"
@@ -95,7 +95,7 @@ class TrainingState:
         "Put the averaged weights into the model inside a `with` block, and the others back afterwards"
         now = {n: p.detach().clone() for n, p in self.params.items()}
         try:
-            self.settle(list(self.params))
+            self.apply_ema(list(self.params))
             yield
         finally:
             with torch.no_grad(), held():
