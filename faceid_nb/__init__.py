@@ -6,7 +6,8 @@
 - `faceid_nb.app.store`: After reading you can stop a run at any moment, type the same command again, and get the same files to the last bit; and until then you keep the old ones.
 - `faceid_nb.app.survey`: After reading you can say which runs lie in a folder, whom each is about, and which files they made.
 - `faceid_nb.app.widgets`: After reading you can accept or reject photos with keys and clicks, and turn a face up and down with a slider, inside JupyterLab.
-- `faceid_nb.core.errors`: After reading you can tell a mistake of the user from a bug, and check any value that a user may give with one annotation.
+- `faceid_nb.core.errors`: After reading you can tell a user's mistake from a bug, and check any value from a user with one annotation.
+- `faceid_nb.core.files`: After this you can write files that are never half written, and record which configuration and versions made them.
 - `faceid_nb.core.folders`: After reading you can work in a folder that other people use too: look through it without being led out of it, and never lose a file of theirs.
 - `faceid_nb.core.media`: After this you can bring any photo, clip or note in, take pictures out as PNG and H.264, know a clip before you decode it, and cross into the model's range and back without losing a grey level.
 - `faceid_nb.curation.cache`: Look at a folder a second time in no time: only files that are new are looked at, whatever they are called, and nothing is believed that no longer holds.
