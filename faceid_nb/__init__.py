@@ -8,8 +8,12 @@
 - `faceid_nb.app.widgets`: After reading you can accept or reject photos with keys and clicks, and turn a face up and down with a slider, inside JupyterLab.
 - `faceid_nb.core.errors`: After reading you can tell a user's mistake from a bug, and check any value from a user with one annotation.
 - `faceid_nb.core.files`: After this you can write files that are never half written, and record which configuration and versions made them.
-- `faceid_nb.core.folders`: After reading you can work in a folder that other people use too: look through it without being led out of it, and never lose a file of theirs.
-- `faceid_nb.core.media`: After this you can bring any photo, clip or note in, take pictures out as PNG and H.264, know a clip before you decode it, and cross into the model's range and back without losing a grey level.
+- `faceid_nb.core.flow`: After this you can say what the denoiser predicts and how a clip follows from it, and build its control input.
+- `faceid_nb.core.folders`: After reading you can work in a folder that others use too, without leaving it and without losing their files.
+- `faceid_nb.core.lock`: After reading you can let one process at a time work in a folder, without a lock that a crash leaves behind.
+- `faceid_nb.core.media`: After this you can read and write photos, clips and notes, and convert them to a model's range and back without loss.
+- `faceid_nb.core.plot`: After this you can plot faces, clips and curves with one line each, and all figures of the project share one style.
+- `faceid_nb.core.stop`: After reading you can end long work on a signal without leaving anything half done or losing the signal.
 - `faceid_nb.curation.cache`: Look at a folder a second time in no time: only files that are new are looked at, whatever they are called, and nothing is believed that no longer holds.
 - `faceid_nb.curation.coach`: Say what a set of photos lacks before anybody trains on it, how like the person a result can become, and draw the map of all faces.
 - `faceid_nb.curation.crop`: Cut the subject out of a photo in the shape that a video model wants, with everybody else outside, and say in words what the picture shows.
