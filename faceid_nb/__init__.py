@@ -22,8 +22,8 @@
 - `faceid_nb.curation.packs`: Open the networks that find and recognise faces, from files that lie on this machine, and know whose they are, what they may be used for and that they are whole.
 - `faceid_nb.curation.photos`: Turn a folder of whatever people have into pictures that are certain to decode, or into a file name and the reason why not.
 - `faceid_nb.curation.select`: Decide who the folder is about, and for every photo whether it stays, with one reason and one number.
-- `faceid_nb.embeddings.encoders`: Turn every kept photo into a vector that says who is on it, and see in one picture whether the photos agree.
-- `faceid_nb.embeddings.identity`: Merge the vectors of many photos into one that stands for the person, know which photos pulled it astray, and keep it in a file.
+- `faceid_nb.embeddings.encoders`: Turn every kept photo into a vector that identifies the person, and see in one picture whether the photos agree.
+- `faceid_nb.embeddings.identity`: Merge the vectors of many photos into one for the person, find photos that distort it, and keep it in a file.
 - `faceid_nb.evaluation.identity`: After this chapter you can say how much the person in a clip is the person you wanted: one number for every frame, a floor and a ceiling beside it, and no frame left out.
 - `faceid_nb.evaluation.motion`: After this chapter you can tell a dance from a talking passport photo: how well the clip follows the pose, how steady the face stays, and how much it moves at all.
 - `faceid_nb.evaluation.report`: After this chapter a run ends in one page that you can send to anybody: the photos, the dance, four clips side by side, and how much of the person is really there. One file, no network, readable on a phone.
