@@ -91,8 +91,8 @@ def test_the_order_of_the_gallery_does_not_matter():
 
 
 @pytest.mark.parametrize('gallery,words', [
-    (np.zeros((0, 4), np.float32), 'hold out'), (np.ones(4, np.float32), 'want [(]N, D[)]'),
-    (2*unit(3), 'want 1'), (np.stack([unit(1)[0], -unit(1)[0]]), 'cancel')])
+    (np.zeros((0, 4), np.float32), 'hold out'), (np.ones(4, np.float32), 'expected [(]N, D[)]'),
+    (2*unit(3), 'expected 1'), (np.stack([unit(1)[0], -unit(1)[0]]), 'cancel')])
 def test_a_bad_gallery(gallery, words):
     with pytest.raises(ValueError, match=words): gallery_centre(gallery)
 
