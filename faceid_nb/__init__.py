@@ -24,10 +24,10 @@
 - `faceid_nb.curation.select`: Decide who the folder is about, and for every photo whether it stays, with one reason and one number.
 - `faceid_nb.embeddings.encoders`: Turn every kept photo into a vector that identifies the person, and see in one picture whether the photos agree.
 - `faceid_nb.embeddings.identity`: Merge the vectors of many photos into one for the person, find photos that distort it, and keep it in a file.
-- `faceid_nb.evaluation.identity`: After this chapter you can say how much the person in a clip is the person you wanted: one number for every frame, a floor and a ceiling beside it, and no frame left out.
-- `faceid_nb.evaluation.motion`: After this chapter you can tell a dance from a talking passport photo: how well the clip follows the pose, how steady the face stays, and how much it moves at all.
-- `faceid_nb.evaluation.report`: After this chapter a run ends in one page that you can send to anybody: the photos, the dance, four clips side by side, and how much of the person is really there. One file, no network, readable on a phone.
-- `faceid_nb.evaluation.statistics`: After this chapter you can turn thousands of frame scores into one honest row: mean, median, spread, the worst frames, the faceless share, and how far chance could have moved it.
+- `faceid_nb.evaluation.identity`: After this chapter you can score the likeness of each frame of a clip to a person, between a floor and a ceiling.
+- `faceid_nb.evaluation.motion`: After this chapter you can measure how well a clip follows the pose, how steady the face is, and how much it moves.
+- `faceid_nb.evaluation.report`: After this chapter a run ends in one page that you can share: photos, pose clip, generated clips and likeness.
+- `faceid_nb.evaluation.statistics`: After this chapter you can summarise thousands of frame scores in one row, with an interval for the mean.
 - `faceid_nb.inference.generate`: After this chapter you can open a Wan-VACE model from a folder, let a person dance in it, turn each part of the method on and off, and get the same clip tomorrow.
 - `faceid_nb.world.facepack`: After this you can train a face detector and a recogniser from nothing, judge them on people they never saw, and write them in the format that insightface opens.
 - `faceid_nb.world.figure`: After this you can paint a whole person in any pose, light and clothes, and you know to the pixel where their face is.
