@@ -47,7 +47,7 @@ BUGS = (
     *bugs('core/files.py', FILES,
         ('file_written_in_place', 'os.replace(aside, path)', 'shutil.copyfile(aside, path)'),
         ('half_a_file_left', 'aside.unlink(missing_ok=True)', 'pass'),
-        ('hash_of_the_first_megabyte', "for block in iter(lambda: f.read(1<<20), b''): digest.update(block)",
+        ('hash_of_the_first_megabyte', "for block in iter(lambda: f.read(1<<20), b''):\n            digest.update(block)",
          'digest.update(f.read(1<<20))'),
         ('hash_depends_on_order', 'json.dumps(obj, sort_keys=True, default=plain)', 'json.dumps(obj, default=plain)'),
         ('not_a_number_is_written', 'ensure_ascii=False, allow_nan=False)', 'ensure_ascii=False)'),

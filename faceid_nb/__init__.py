@@ -6,9 +6,14 @@
 - `faceid_nb.app.store`: After reading you can stop a run at any moment, type the same command again, and get the same files to the last bit; and until then you keep the old ones.
 - `faceid_nb.app.survey`: After reading you can say which runs lie in a folder, whom each is about, and which files they made.
 - `faceid_nb.app.widgets`: After reading you can accept or reject photos with keys and clicks, and turn a face up and down with a slider, inside JupyterLab.
-- `faceid_nb.core.errors`: After reading you can tell a mistake of the user from a bug, and check any value that a user may give with one annotation.
-- `faceid_nb.core.folders`: After reading you can work in a folder that other people use too: look through it without being led out of it, and never lose a file of theirs.
-- `faceid_nb.core.media`: After this you can bring any photo, clip or note in, take pictures out as PNG and H.264, know a clip before you decode it, and cross into the model's range and back without losing a grey level.
+- `faceid_nb.core.errors`: After reading you can tell a user's mistake from a bug, and check any value from a user with one annotation.
+- `faceid_nb.core.files`: After this you can write files that are never half written, and record which configuration and versions made them.
+- `faceid_nb.core.flow`: After this you can say what the denoiser predicts and how a clip follows from it, and build its control input.
+- `faceid_nb.core.folders`: After reading you can work in a folder that others use too, without leaving it and without losing their files.
+- `faceid_nb.core.lock`: After reading you can let one process at a time work in a folder, without a lock that a crash leaves behind.
+- `faceid_nb.core.media`: After this you can read and write photos, clips and notes, and convert them to a model's range and back without loss.
+- `faceid_nb.core.plot`: After this you can plot faces, clips and curves with one line each, and all figures of the project share one style.
+- `faceid_nb.core.stop`: After reading you can end long work on a signal without leaving anything half done or losing the signal.
 - `faceid_nb.curation.cache`: Look at a folder a second time in no time: only files that are new are looked at, whatever they are called, and nothing is believed that no longer holds.
 - `faceid_nb.curation.coach`: Say what a set of photos lacks before anybody trains on it, how like the person a result can become, and draw the map of all faces.
 - `faceid_nb.curation.crop`: Cut the subject out of a photo in the shape that a video model wants, with everybody else outside, and say in words what the picture shows.
@@ -17,12 +22,12 @@
 - `faceid_nb.curation.packs`: Open the networks that find and recognise faces, from files that lie on this machine, and know whose they are, what they may be used for and that they are whole.
 - `faceid_nb.curation.photos`: Turn a folder of whatever people have into pictures that are certain to decode, or into a file name and the reason why not.
 - `faceid_nb.curation.select`: Decide who the folder is about, and for every photo whether it stays, with one reason and one number.
-- `faceid_nb.embeddings.encoders`: Turn every kept photo into a vector that says who is on it, and see in one picture whether the photos agree.
-- `faceid_nb.embeddings.identity`: Merge the vectors of many photos into one that stands for the person, know which photos pulled it astray, and keep it in a file.
-- `faceid_nb.evaluation.identity`: After this chapter you can say how much the person in a clip is the person you wanted: one number for every frame, a floor and a ceiling beside it, and no frame left out.
-- `faceid_nb.evaluation.motion`: After this chapter you can tell a dance from a talking passport photo: how well the clip follows the pose, how steady the face stays, and how much it moves at all.
-- `faceid_nb.evaluation.report`: After this chapter a run ends in one page that you can send to anybody: the photos, the dance, four clips side by side, and how much of the person is really there. One file, no network, readable on a phone.
-- `faceid_nb.evaluation.statistics`: After this chapter you can turn thousands of frame scores into one honest row: mean, median, spread, the worst frames, the faceless share, and how far chance could have moved it.
+- `faceid_nb.embeddings.encoders`: Turn every kept photo into a vector that identifies the person, and see in one picture whether the photos agree.
+- `faceid_nb.embeddings.identity`: Merge the vectors of many photos into one for the person, find photos that distort it, and keep it in a file.
+- `faceid_nb.evaluation.identity`: After this chapter you can score the likeness of each frame of a clip to a person, between a floor and a ceiling.
+- `faceid_nb.evaluation.motion`: After this chapter you can measure how well a clip follows the pose, how steady the face is, and how much it moves.
+- `faceid_nb.evaluation.report`: After this chapter a run ends in one page that you can share: photos, pose clip, generated clips and likeness.
+- `faceid_nb.evaluation.statistics`: After this chapter you can summarise thousands of frame scores in one row, with an interval for the mean.
 - `faceid_nb.models.wan_folder`: After this chapter you can open a Wan-VACE model from a folder, know what is missing before anything is loaded, and read the sizes of a model without opening it.
 - `faceid_nb.world.facepack`: After this you can train a face detector and a recogniser from nothing, judge them on people they never saw, and write them in the format that insightface opens.
 - `faceid_nb.world.figure`: After this you can paint a whole person in any pose, light and clothes, and you know to the pixel where their face is.

@@ -91,8 +91,8 @@ def test_the_order_of_the_gallery_does_not_matter():
 
 
 @pytest.mark.parametrize('gallery,words', [
-    (np.zeros((0, 4), np.float32), 'hold out'), (np.ones(4, np.float32), 'want [(]N, D[)]'),
-    (2*unit(3), 'want 1'), (np.stack([unit(1)[0], -unit(1)[0]]), 'cancel')])
+    (np.zeros((0, 4), np.float32), 'hold out'), (np.ones(4, np.float32), 'expected [(]N, D[)]'),
+    (2*unit(3), 'expected 1'), (np.stack([unit(1)[0], -unit(1)[0]]), 'cancel')])
 def test_a_bad_gallery(gallery, words):
     with pytest.raises(ValueError, match=words): gallery_centre(gallery)
 
@@ -213,7 +213,7 @@ def a_run(names=('base', 'mapper', 'lora', 'full'), dances=('waltz', 'tango')):
     clips = {name: {dance: rng.integers(0, 255, (5, *SIZE, 3), dtype=np.uint8) for dance in dances} for name in names}
     scores = {name: {dance: scores_of(rng.uniform(.1, .9, 5)) for dance in dances} for name in names}
     photos = (PhotoCard(clips[names[0]][dances[0]][0], 'a.jpg', True, 'kept'), PhotoCard(poses[dances[0]][0], 'b.jpg', False, 'blurry'))
-    return ReportData('A run', photos, poses, clips, scores, scores_of(rng.uniform(.9, 1, 4)), scores_of(rng.uniform(.01, .05, 9)), 10., (), {}, {'Versions': {'torch': '2'}})
+    return ReportData('A run', photos, poses, clips, scores, scores_of(rng.uniform(.9, 1, 4)), scores_of(rng.uniform(.01, .05, 9)), 10., facts={'Versions': {'torch': '2'}})
 
 
 def test_the_page_needs_nobody(tmp_path):
@@ -230,7 +230,7 @@ def test_the_page_says_who_was_trained_how():
     data = a_run()
     assert 'one trained whole' in page(data)
     assert 'was trained on its own' in page(replace(data, trained_alone=('mapper', 'lora', 'full')))
-    assert how_trained(['base', 'full'], ['full']).startswith('The stranger is the model before any training')
+    assert how_trained(['base', 'full'], ['full']).startswith('Base: the model before fine-tuning')
 
 
 def test_names_cannot_break_out_of_the_page():
