@@ -77,11 +77,11 @@ BUGS = (
         ('padding_is_the_last_word', 'return args[0][:, :spoken + 1],', 'return args[0][:, :spoken],')),
 
     *bugs('curation/photos.py', READING,
-        ('photo_not_turned', 'if way in TURNS: rgb', 'if way == 3: rgb'),
+        ('photo_not_turned', 'if way in TURNS:', 'if way == 3:'),
         ('transparent_is_black', "seen.size, 'white')", "seen.size, 'black')")),
 
     *bugs('curation/folder.py', READING,
-        ('links_are_followed', 'if stat.S_ISLNK(mode):', 'if False:')),
+        ('links_are_followed', 'if stat.S_ISLNK(status.st_mode):', 'if False:')),
 
     *bugs('curation/select.py', CHOOSING,
         ('blurry_stays', 'if look.sharp[best] < config.min_sharpness:', 'if look.sharp[best] < 0:'),
@@ -109,7 +109,7 @@ BUGS = (
     *bugs('curation/faces.py', FINDING,
         ('embedding_not_normalised', 'return (vector/length).astype(np.float32)', 'return vector.astype(np.float32)'),
         ('colours_of_the_chip_reversed', 'np.ascontiguousarray(face[..., ::-1])', 'np.ascontiguousarray(face)'),
-        ('smallest_face_first', 'for f in best), key=lambda f: -f.area)', 'for f in best), key=lambda f: f.area)')),
+        ('smallest_face_first', 'return sorted(known, key=lambda f: -f.area)', 'return sorted(known, key=lambda f: f.area)')),
 
     *bugs('curation/cache.py', FINDING,
         ('looks_of_other_models', "'pack': faces.sha256, ", '')),

@@ -12,10 +12,10 @@
 - `faceid_nb.curation.cache`: Look at a folder a second time in no time: only files that are new are looked at, whatever they are called, and nothing is believed that no longer holds.
 - `faceid_nb.curation.coach`: Say what a set of photos lacks before anybody trains on it, how like the person a result can become, and draw the map of all faces.
 - `faceid_nb.curation.crop`: Cut the subject out of a photo in the shape that a video model wants, with everybody else outside, and say in words what the picture shows.
-- `faceid_nb.curation.faces`: Find every face of a picture with its box, five key points and identity vector, and measure how sharp, how turned and how complete it is.
+- `faceid_nb.curation.faces`: Find every face of a picture with its box, key points and identity vector, and measure how good it is.
 - `faceid_nb.curation.manifest`: Run the whole curation over a folder: verdicts, crops, captions, a contact sheet to look at, and one file that the rest of the workshop reads.
 - `faceid_nb.curation.packs`: Open the networks that find and recognise faces, from files that lie on this machine, and know whose they are, what they may be used for and that they are whole.
-- `faceid_nb.curation.photos`: Turn a folder of whatever people have into pictures that are certain to decode, or into a file name and the reason why not.
+- `faceid_nb.curation.photos`: Turn a folder of arbitrary photos into decoded pictures, and name each file that cannot be decoded, with the reason.
 - `faceid_nb.curation.select`: Decide who the folder is about, and for every photo whether it stays, with one reason and one number.
 - `faceid_nb.embeddings.encoders`: Turn every kept photo into a vector that says who is on it, and see in one picture whether the photos agree.
 - `faceid_nb.embeddings.identity`: Merge the vectors of many photos into one that stands for the person, know which photos pulled it astray, and keep it in a file.
