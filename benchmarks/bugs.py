@@ -98,12 +98,12 @@ BUGS = (
         ('window_leaves_the_photo', 'min(max(x - width/2, 0), size[1] - width)', 'x - width/2'),
         ('face_box_not_moved', '((box - np.array(window[:2]*2))*scale)', '(box*scale)'),
         ('others_in_the_window', 'and y1 > box[1]: return False', 'and y1 > box[1]: continue'),
-        ('caption_tells_the_face', 'varying(attributes, config.never)[0]', 'attributes')),
+        ('caption_tells_the_face', 'words = varying(attributes, config.never)[0]', 'words = attributes')),
 
     *bugs('curation/manifest.py', CROPPING,
         ('near_duplicates_parted', 'split.heldout, split.reference, leader)', 'split.heldout, split.reference)'),
         ('changed_photo_taken', 'if photo.sha256 != look.sha256:', 'if not photo.sha256:'),
-        ('hand_ignored', 'if not keep: known[file]', 'if keep is None: known[file]'),
+        ('hand_ignored', 'if not keep:', 'if keep is None:'),
         ('old_crops_left', 'for name in before - set(names):', 'for name in ():')),
 
     *bugs('curation/faces.py', FINDING,
