@@ -10,12 +10,13 @@
 - `faceid_nb.core.folders`: After reading you can work in a folder that other people use too: look through it without being led out of it, and never lose a file of theirs.
 - `faceid_nb.core.media`: After this you can bring any photo, clip or note in, take pictures out as PNG and H.264, know a clip before you decode it, and cross into the model's range and back without losing a grey level.
 - `faceid_nb.curation.cache`: Curate a folder again quickly: measure only new photos, and never use a measurement that is out of date.
-- `faceid_nb.curation.coach`: Say what a set of photos lacks before anybody trains on it, how like the person a result can become, and draw the map of all faces.
+- `faceid_nb.curation.coach`: Find out what a set of photos lacks before training, which likeness to expect, and draw a map of all faces.
 - `faceid_nb.curation.crop`: Crop a photo around the subject to the shape that a video model needs, without other people, and caption it.
 - `faceid_nb.curation.faces`: Find every face of a picture with its box, key points and identity vector, and measure how good it is.
 - `faceid_nb.curation.manifest`: Curate a folder: verdicts, crops, captions, a contact sheet, and the one file that later phases read.
 - `faceid_nb.curation.packs`: Open the networks that find and recognise faces from local files, and check their licence and integrity.
 - `faceid_nb.curation.photos`: Turn a folder of arbitrary photos into decoded pictures, and name each file that cannot be decoded, with the reason.
+- `faceid_nb.curation.scale`: Curate a hundred thousand photos, stop at any moment, and continue later with the same result.
 - `faceid_nb.curation.select`: Decide who the folder is about, and for every photo whether it stays, with one reason and one number.
 - `faceid_nb.embeddings.encoders`: Turn every kept photo into a vector that says who is on it, and see in one picture whether the photos agree.
 - `faceid_nb.embeddings.identity`: Merge the vectors of many photos into one that stands for the person, know which photos pulled it astray, and keep it in a file.

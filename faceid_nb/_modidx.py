@@ -539,6 +539,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'faceid_nb/curation/coach.py'),
                                           'faceid_nb.curation.coach._boxed': ( '1_curation/coach.html#_boxed',
                                                                                'faceid_nb/curation/coach.py'),
+                                          'faceid_nb.curation.coach._draw_axis': ( '1_curation/coach.html#_draw_axis',
+                                                                                   'faceid_nb/curation/coach.py'),
                                           'faceid_nb.curation.coach._kinds': ( '1_curation/coach.html#_kinds',
                                                                                'faceid_nb/curation/coach.py'),
                                           'faceid_nb.curation.coach.axis': ('1_curation/coach.html#axis', 'faceid_nb/curation/coach.py'),
