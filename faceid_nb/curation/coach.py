@@ -109,38 +109,21 @@ class Axis:
 
 # %% ../../nbs/1_curation/18_coach.ipynb #22e50c1d
 WANTED = {  # axis -> box -> least share of a good set, and a description of such a photo
-    'turn': {
-        'far left': (.05, 'of the left profile'),
-        'left': (.15, 'with the head turned to the left of the picture'),
-        'front': (.25, 'from the front'),
-        'right': (.15, 'with the head turned to the right of the picture'),
-        'far right': (.05, 'of the right profile')},
-    'nod': {
-        'up': (.1, 'with the chin raised'),
-        'level': (.2, 'with the head held level'),
-        'down': (.1, 'with the chin lowered')},
-    'mouth': {
-        'calm': (.2, 'with a calmer mouth'),
-        'usual': (.1, 'with the usual expression'),
-        'wide': (.15, 'with a wider mouth, as in a smile')},
-    'distance': {
-        'full body': (.1, 'of the whole figure'),
-        'medium': (.25, 'from the waist up'),
-        'close': (.25, 'that shows the face close')},
-    'light from': {
-        'left': (.15, 'with the light from the left'),
-        'front': (.2, 'with the light from the front'),
-        'right': (.15, 'with the light from the right')},
-    'brightness': {
-        'dark': (.08, 'in darker light'),
-        'usual': (.2, 'in the usual light'),
-        'bright': (.08, 'in brighter light')},
-    'place': {
-        'commonest': (0., 'in the usual place'),
-        'others': (.5, 'in another place')},
-    'clothes': {
-        'commonest': (0., 'in the usual clothes'),
-        'others': (.4, 'in other clothes')}}
+    'turn': {'far left': (.05, 'of the left profile'), 'left': (.15, 'with the head turned to the left of the picture'),
+             'front': (.25, 'from the front'), 'right': (.15, 'with the head turned to the right of the picture'),
+             'far right': (.05, 'of the right profile')},
+    'nod': {'up': (.1, 'with the chin raised'), 'level': (.2, 'with the head held level'),
+            'down': (.1, 'with the chin lowered')},
+    'mouth': {'calm': (.2, 'with a calmer mouth'), 'usual': (.1, 'with the usual expression'),
+              'wide': (.15, 'with a wider mouth, as in a smile')},
+    'distance': {'full body': (.1, 'of the whole figure'), 'medium': (.25, 'from the waist up'),
+                 'close': (.25, 'that shows the face close')},
+    'light from': {'left': (.15, 'with the light from the left'), 'front': (.2, 'with the light from the front'),
+                   'right': (.15, 'with the light from the right')},
+    'brightness': {'dark': (.08, 'in darker light'), 'usual': (.2, 'in the usual light'),
+                   'bright': (.08, 'in brighter light')},
+    'place': {'commonest': (0., 'in the usual place'), 'others': (.5, 'in another place')},
+    'clothes': {'commonest': (0., 'in the usual clothes'), 'others': (.4, 'in other clothes')}}
 
 # %% ../../nbs/1_curation/18_coach.ipynb #d0e40eae
 def _boxed(values, edges, names): return [names[int(np.searchsorted(edges, v))] for v in values]
