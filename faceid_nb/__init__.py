@@ -14,13 +14,14 @@
 - `faceid_nb.core.media`: After this you can read and write photos, clips and notes, and convert them to a model's range and back without loss.
 - `faceid_nb.core.plot`: After this you can plot faces, clips and curves with one line each, and all figures of the project share one style.
 - `faceid_nb.core.stop`: After reading you can end long work on a signal without leaving anything half done or losing the signal.
-- `faceid_nb.curation.cache`: Look at a folder a second time in no time: only files that are new are looked at, whatever they are called, and nothing is believed that no longer holds.
-- `faceid_nb.curation.coach`: Say what a set of photos lacks before anybody trains on it, how like the person a result can become, and draw the map of all faces.
-- `faceid_nb.curation.crop`: Cut the subject out of a photo in the shape that a video model wants, with everybody else outside, and say in words what the picture shows.
-- `faceid_nb.curation.faces`: Find every face of a picture with its box, five key points and identity vector, and measure how sharp, how turned and how complete it is.
-- `faceid_nb.curation.manifest`: Run the whole curation over a folder: verdicts, crops, captions, a contact sheet to look at, and one file that the rest of the workshop reads.
-- `faceid_nb.curation.packs`: Open the networks that find and recognise faces, from files that lie on this machine, and know whose they are, what they may be used for and that they are whole.
-- `faceid_nb.curation.photos`: Turn a folder of whatever people have into pictures that are certain to decode, or into a file name and the reason why not.
+- `faceid_nb.curation.cache`: Curate a folder again quickly: measure only new photos, and never use a measurement that is out of date.
+- `faceid_nb.curation.coach`: Find out what a set of photos lacks before training, which likeness to expect, and draw a map of all faces.
+- `faceid_nb.curation.crop`: Crop a photo around the subject to the shape that a video model needs, without other people, and caption it.
+- `faceid_nb.curation.faces`: Find every face of a picture with its box, key points and identity vector, and measure how good it is.
+- `faceid_nb.curation.manifest`: Curate a folder: verdicts, crops, captions, a contact sheet, and the one file that later phases read.
+- `faceid_nb.curation.packs`: Open the networks that find and recognise faces from local files, and check their licence and integrity.
+- `faceid_nb.curation.photos`: Turn a folder of arbitrary photos into decoded pictures, and name each file that cannot be decoded, with the reason.
+- `faceid_nb.curation.scale`: Curate a hundred thousand photos, stop at any moment, and continue later with the same result.
 - `faceid_nb.curation.select`: Decide who the folder is about, and for every photo whether it stays, with one reason and one number.
 - `faceid_nb.embeddings.encoders`: Turn every kept photo into a vector that identifies the person, and see in one picture whether the photos agree.
 - `faceid_nb.embeddings.identity`: Merge the vectors of many photos into one for the person, find photos that distort it, and keep it in a file.

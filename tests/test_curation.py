@@ -134,14 +134,14 @@ def test_one_photo_is_too_few(folder):
 def test_no_photo_with_a_face(tmp_path):
     (tmp_path/'photos').mkdir()
     for i in range(4): draw(tmp_path/'photos'/f'{i}.png', i, ())
-    with pytest.raises(ValueError, match='none of 4 photos shows a face'): run(tmp_path/'photos')
+    with pytest.raises(ValueError, match='None of 4 photos shows a sharp face'): run(tmp_path/'photos')
     nothing_left(tmp_path/'photos')
 
 
 def test_only_broken_files(tmp_path):
     (tmp_path/'photos').mkdir()
     for i in range(4): (tmp_path/'photos'/f'{i}.jpg').write_bytes(b'\xff\xd8\xff' + bytes(100))
-    with pytest.raises(ValueError, match='none of 4 photos shows a face'): run(tmp_path/'photos')
+    with pytest.raises(ValueError, match='None of 4 photos shows a sharp face'): run(tmp_path/'photos')
     nothing_left(tmp_path/'photos')
 
 

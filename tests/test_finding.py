@@ -180,7 +180,7 @@ def test_licence_is_said_once_and_carried(tmp_path, capsys, monkeypatch):
         folder.mkdir(parents=True)
         assert words in pack_licence(folder)
         for _ in range(2): announce(name, pack_licence(folder))
-        assert capsys.readouterr().err.count('licence of the face pack') == 1
+        assert capsys.readouterr().err.count('Licence of the face pack') == 1
     (tmp_path/'models'/'homemade'/'LICENSE').write_text('MIT\nand so on')
     assert pack_licence(tmp_path/'models'/'homemade') == 'MIT'
     faces = open_faces(*tiny_pack(), det_size=(192, 192))

@@ -208,7 +208,7 @@ def test_nothing_is_lost_in_silence(tmp_path):
     os.mkfifo(tmp_path/'photos'/'pipe')
     found, others = survey(tmp_path/'photos')
     assert [p.name for p in found] == ['a.jpg', 'link.jpg']
-    assert sorted(others.values()) == ['a symbolic link', 'its name is no text (UTF-8); rename it', 'not a regular file']
+    assert sorted(others.values()) == ['a file whose name is not valid UTF-8; rename it', 'a symbolic link', 'not a regular file']
     assert list_photos(tmp_path/'photos') == found
 
 

@@ -127,7 +127,7 @@ def test_folders_and_persons_agree(album, done):
 
 
 def test_nobody_and_too_many_are_errors(done, monkeypatch):
-    with pytest.raises(ValueError, match='nobody in the album'): find_person(done[1], CONFIG, np.zeros(512, np.float32))
+    with pytest.raises(ValueError, match='No face in the album'): find_person(done[1], CONFIG, np.zeros(512, np.float32))
     monkeypatch.setattr('faceid_nb.curation.scale.LARGEST', 5)
     verdicts, wrong = judge_folders(done[1], CONFIG)
     assert not verdicts and all('give a reference photo' in text for text in wrong.values()) and LARGEST == 5000

@@ -1,4 +1,4 @@
-"""Find every face of a picture with its box, five key points and identity vector, and measure how sharp, how turned and how complete it is.
+"""Find every face of a picture with its box, key points and identity vector, and measure how good it is.
 
 Find the faces of a picture and measure each of them: how sharp, how turned, how complete.
 `FaceFinder` takes a detector and a recogniser that are already open; `curation.packs` opens them."""
@@ -30,8 +30,9 @@ class Face:
     score:float           # The detector's confidence, 0 to 1
     embedding:np.ndarray  # Who it is: unit float32 (D,)
     padding:float = 0.    # Border that had to be put around the picture to find it, in long sides
-    turn:int = 0          # Degrees, counter-clockwise, by which the picture had to be turned to find it; box and key points are those of the picture as it lies
-    zoom:float = 1.       # How much closer than usual the detector had to look
+    # Degrees, counter-clockwise, by which the picture was turned to find it; box and key points are in the original
+    turn:int = 0
+    zoom:float = 1.       # Magnification at which the detector found it
 
     @property
     def width(self)->float: return float(self.box[2] - self.box[0])
@@ -41,14 +42,15 @@ class Face:
     def area(self)->float: return self.width*self.height
 
 # %% ../../nbs/1_curation/12_faces.ipynb #5f2c0bc2
-PLACES = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])  # ArcFace's, in a chip of 112 x 112
+# ArcFace's key points in a chip of 112 x 112
+PLACES = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
 
 # %% ../../nbs/1_curation/12_faces.ipynb #addd8ae5
 def similarity(
     source:np.ndarray,        # Points (N, 2)
-    target:np.ndarray,        # Where they shall go (N, 2)
+    target:np.ndarray,        # Where they should go (N, 2)
 )->tuple[complex, complex]:   # Factor and shift: a point x + iy goes to factor*(x + iy) + shift
-    "The rotation, scale and shift that bring points nearest to others"
+    "Find the rotation, scale and shift that bring points nearest to others"
     p, q = (np.asarray(points, np.float64) @ [1, 1j] for points in (source, target))
     factor = ((p - p.mean()).conj() @ (q - q.mean()))/max((abs(p - p.mean())**2).sum(), 1e-12)
     return complex(factor), complex(q.mean() - factor*p.mean())
@@ -57,7 +59,7 @@ def similarity(
 def roll(
     keypoints:np.ndarray, # Right eye, left eye, nose, mouth corners as seen (5, 2)
 )->float:                 # Degrees, 0 is upright, positive leans to the right of the picture, 180 is upside down
-    "How far a face is turned in the plane of the picture"
+    "Measure how far a face is turned in the plane of the picture"
     return degrees(np.angle(similarity(PLACES, keypoints)[0]))
 
 # %% ../../nbs/1_curation/12_faces.ipynb #bf7aa450
@@ -66,26 +68,27 @@ def chip(
     keypoints:np.ndarray,  # Where the face is (5, 2)
     side:int = 112,        # Size wanted, a multiple of 112 or of 128
 )->np.ndarray:             # uint8 RGB (side, side, 3), the face upright; black where there was no photo
-    "A face as the recogniser wants it"
+    "Cut out one face, upright, in the form that the recogniser expects"
     ratio, margin = (side/112, 0) if side % 112 == 0 else (side/128, side/16)
     factor, shift = similarity(keypoints, PLACES*ratio + [margin, 0])
     matrix = np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
     return cv2.warpAffine(image, matrix, (side, side), borderValue=0)
 
 # %% ../../nbs/1_curation/12_faces.ipynb #d9702d2e
-# Looked at too closely a large face falls into several, looked at from too far a whole person passes for one. So a finer look may only add faces that the coarsest
-# look has fewer than 32 pixels of, and where two looks disagree, the surer one is right.
+# Seen too closely, a large face falls into several; seen from too far, a whole person passes for a face. So a finer
+# pass may only add faces that cover fewer than 32 pixels in the coarsest pass; the higher score decides between two.
 def _same_place(one, two):
-    middle = lambda box: ((box[0] + box[2])/2, (box[1] + box[3])/2)
-    inside = lambda point, box: box[0] < point[0] < box[2] and box[1] < point[1] < box[3]
-    return inside(middle(one.box), two.box) or inside(middle(two.box), one.box)
+    def has_middle_of(outer, inner):
+        x, y = (inner[0] + inner[2])/2, (inner[1] + inner[3])/2
+        return outer[0] < x < outer[2] and outer[1] < y < outer[3]
+    return has_middle_of(two.box, one.box) or has_middle_of(one.box, two.box)
 
 # %% ../../nbs/1_curation/12_faces.ipynb #dfbc9e41
 def merged(
     sure:list,   # `Face`s
-    new:list,    # `Face`s of another look at the same picture
+    new:list,    # `Face`s of another pass over the same picture
 )->list[Face]:   # Each place once
-    "The faces of two looks; where both saw one, the surer look's"
+    "Merge the faces of two passes; where both found one, keep the one with the higher score"
     kept = [g for g in sure if not any(_same_place(f, g) and f.score > g.score for f in new)]
     return kept + [f for f in new if not any(_same_place(f, g) for g in kept)]
 
@@ -94,59 +97,69 @@ def untwisted(
     face:Face,      # As seen in `np.rot90(image, turn//90)`
     turn:int,       # Degrees, counter-clockwise
     size:tuple,     # Height and width of the picture before it was turned
-)->Face:            # As it lies in the picture
-    "A face brought back from the turned picture"
-    (height, width), back = size, {0: lambda p: p, 90: lambda p: (width - 1 - p[:, 1], p[:, 0]),
-                                   180: lambda p: (width - 1 - p[:, 0], height - 1 - p[:, 1]), 270: lambda p: (p[:, 1], height - 1 - p[:, 0])}
+)->Face:            # In the coordinates of the picture
+    "Convert a face that was found in the turned picture to the coordinates of the original"
+    height, width = size
+    back = {0: lambda x, y: (x, y),
+            90: lambda x, y: (width - 1 - y, x),
+            180: lambda x, y: (width - 1 - x, height - 1 - y),
+            270: lambda x, y: (y, height - 1 - x)}
     if turn not in back: raise ValueError(f'turned by {turn} degrees; wanted 0, 90, 180 or 270')
     if not turn: return face
-    corners, points = (np.stack(back[turn](p), 1) for p in (face.box.reshape(2, 2), face.keypoints))
+    corners, points = (np.stack(back[turn](*p.T), 1) for p in (face.box.reshape(2, 2), face.keypoints))
     return replace(face, box=np.concatenate([corners.min(0), corners.max(0)]), keypoints=points, turn=turn)
 
 # %% ../../nbs/1_curation/12_faces.ipynb #52131471
-def upright(face:Face)->bool:  # As it was seen, before it is brought back
-    "Do its key points say that it stands?"
+def upright(face:Face)->bool:  # As it was found, in the turned picture
+    "Check whether the key points of a face are upright"
     return abs(roll(face.keypoints)) <= 45
 
 # %% ../../nbs/1_curation/12_faces.ipynb #08a0c8e4
 def trust(
-    faces:list, # `Face`s of one look, before they are brought back
+    faces:list, # `Face`s of one pass, in the turned picture
 )->float:       # 0 nothing, up to 1
-    "How far a look at a picture can be believed: the score of its surest upright face; one that lies on its side counts half"
+    "Rate one pass: the score of its best upright face; a face that is not upright counts half"
     return max((f.score if upright(f) else f.score/2 for f in faces), default=0.)
 
 # %% ../../nbs/1_curation/12_faces.ipynb #05b894a9
-SURE = .8     # Score of an upright face that needs no second opinion: on their head faces reach .79, lying ones pass for upright up to .72 (SCRFD-500M, 86 photos)
-STANDS = 1.4  # By so much the recogniser's vector of a face is longer as it stands than on its head (MobileFaceNet, 86 photos)
+# Measured with SCRFD-500M and MobileFaceNet on 86 photos.
+SURE = .8     # Score of an upright face that needs no second opinion: upside-down faces reach .79, lying ones .72
+STANDS = 1.4  # Least ratio of the recogniser's vector lengths, the face as it stands to the face upside down
 UNSURE = .65  # Score below which no second opinion helps
-HINT = .1     # Score in a quarter of a look below which a whole one finds nothing: real faces reach .6 there, those of 28 pixels in 640 .16, empty pictures .02 to .42 (SCRFD-500M)
-SURER = .05   # By so much a turned look must beat one that found something: the right turn beats the best wrong one by .06 and more
+# HINT: score in a quarter-size pass below which a full-size pass finds nothing. Real faces reach .6 there, those of
+# 28 pixels in 640 reach .16, empty pictures .02 to .42.
+HINT = .1
+# SURER: margin by which a turned pass must beat one that found something; the right turn wins by .06 or more
+SURER = .05
 
 # %% ../../nbs/1_curation/12_faces.ipynb #df56f136
 class FaceFinder:
     "A detector and a recogniser, opened"
     def __init__(
         self,
-        app:object,             # insightface's FaceAnalysis, prepared for a detection size, or what answers like it
+        app:object,             # insightface's FaceAnalysis, prepared, or an object with the same interface
         sha256:dict[str, str],  # File of the pack -> sha256
-        sizes:list,             # (height, width) at which the detector looks
+        sizes:list,             # (height, width) at which the detector runs
         licence:str = '',       # What the owner of the pack allows
-        sure:float = SURE,      # Score from which an upright face is believed at once
-        hint:float = HINT,      # Score in a quarter of a look from which a whole one is worth its time; 0 always looks
+        sure:float = SURE,      # Score from which an upright face is accepted at once
+        hint:float = HINT,      # Score in a quarter-size pass from which a full-size pass is run; 0 always runs it
     ):
         fixed = app.det_model.static_input_size  # (width, height) or None
-        self.app, self.sha256, self.sizes, self.licence, self.sure, self.hint = app, sha256, [fixed[::-1]] if fixed else sorted(sizes), licence, sure, hint
+        self.sizes = [fixed[::-1]] if fixed else sorted(sizes)
+        self.app, self.sha256, self.licence = app, sha256, licence
+        self.sure, self.hint = sure, hint
 
     @property
     def settings(self)->dict:  # Names and numbers
-        "What besides the pack decides what is found"
-        return {'sizes': [list(s) for s in self.sizes], 'score': self.app.det_model.det_thresh, 'sure': [self.sure, UNSURE, SURER, STANDS], 'hint': self.hint}
+        "Return the settings, besides the pack, that decide what is found"
+        return {'sizes': [list(s) for s in self.sizes], 'score': self.app.det_model.det_thresh,
+                'sure': [self.sure, UNSURE, SURER, STANDS], 'hint': self.hint}
 
     def sizes_for(
         self,
         shape:tuple,  # Height and width of a picture
     )->list:          # (width, height) for insightface
-        "The sizes worth looking at: none that only enlarges the picture, unless there is no other"
+        "Return the detector sizes that suit a picture; sizes that only enlarge it are dropped unless no other is left"
         useful = [s for s in self.sizes if max(s) <= 1.25*max(shape)] or self.sizes[:1]
         return [(w, h) for h, w in useful]
 
@@ -154,17 +167,19 @@ class FaceFinder:
         self,
         image:np.ndarray,  # uint8 RGB (H, W, 3)
     )->list[Face]:         # Without embeddings
-        "The faces of a picture just as it lies"
-        (height, width), found = image.shape[:2], []
-        looks = self.sizes_for((height, width))
-        for k, (w, h) in enumerate(looks):
+        "Find the faces of a picture without turning or padding it"
+        height, width = image.shape[:2]
+        found = []
+        sizes = self.sizes_for((height, width))
+        for k, (w, h) in enumerate(sizes):
             scale = min(w/width, h/height)
             small = cv2.resize(image, (max(1, int(width*scale + 1e-6)), max(1, int(height*scale + 1e-6))))
             canvas = np.zeros((h, w, 3), np.uint8)
             canvas[:small.shape[0], :small.shape[1]] = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
             boxes, points = self.app.det_model.detect(canvas, input_size=(w, h))
             new = [Face(b[:4]/scale, p/scale, float(b[4]), np.zeros(0, np.float32)) for b, p in zip(boxes, points)]
-            if k: new = [f for f in new if max(f.width, f.height)*max(looks[0])/max(height, width) < 32]
+            if k:
+                new = [f for f in new if max(f.width, f.height)*max(sizes[0])/max(height, width) < 32]
             found = merged(found, new)
         return found
 
@@ -173,24 +188,30 @@ class FaceFinder:
         image:np.ndarray,  # uint8 RGB (H, W, 3), larger than the detector
         n:int,             # Parts along each side; each overlaps its neighbours by a fifth or more
     )->list[Face]:         # Without embeddings
-        "The faces of the n x n parts of a picture, each looked at on its own"
-        (height, width), found = image.shape[:2], []
+        "Find the faces of the n x n parts of a picture, each part on its own"
+        height, width = image.shape[:2]
+        found = []
         h, w = (min(side, -(-5*side//(4*n))) for side in (height, width))
         for y in np.linspace(0, height - h, n).astype(int):
             for x in np.linspace(0, width - w, n).astype(int):
-                new = self.look(image[y:y+h, x:x+w])
-                found = merged(found, [replace(f, box=f.box + [x, y, x, y], keypoints=f.keypoints + [x, y], zoom=n/1.25) for f in new])
+                part = self.look(image[y:y+h, x:x+w])
+                new = [replace(f, box=f.box + [x, y, x, y], keypoints=f.keypoints + [x, y], zoom=n/1.25) for f in part]
+                found = merged(found, new)
         return found
 
     def hints(
         self,
         image:np.ndarray,  # uint8 RGB (H, W, 3)
     )->set:                # Turns, degrees counter-clockwise
-        "In which turns a picture looks as if there were a face: all four of them in one look, a quarter each"
-        side, canvas = min(self.sizes[-1])//2, np.zeros((*self.sizes[-1], 3), np.uint8)
-        small = cv2.resize(image, tuple(max(1, round(n)) for n in np.array(image.shape[1::-1])*side/max(image.shape[:2])), interpolation=cv2.INTER_AREA)
+        "Find the turns in which a picture may show a face, with all four turns at quarter size in one pass"
+        side = min(self.sizes[-1])//2
+        canvas = np.zeros((*self.sizes[-1], 3), np.uint8)
+        size = tuple(max(1, round(n)) for n in np.array(image.shape[1::-1])*side/max(image.shape[:2]))
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         square = np.pad(small, ((0, side - small.shape[0]), (0, side - small.shape[1]), (0, 0)))[..., ::-1]
-        for k in range(4): canvas[k//2*side:][:side, k%2*side:][:, :side] = np.rot90(square, k)
+        for k in range(4):
+            top, left = k//2*side, k%2*side
+            canvas[top:top + side, left:left + side] = np.rot90(square, k)
         boxes = np.concatenate(self.app.det_model.forward(canvas, self.hint)[1])  # (N, 4)
         right, below = ((boxes[:, :2] + boxes[:, 2:])/2 >= side).T
         return set((90*right + 180*below).tolist())
@@ -199,24 +220,30 @@ class FaceFinder:
         self,
         image:np.ndarray,                 # uint8 RGB (H, W, 3)
         paddings:tuple = (0., .5),        # Borders tried in turn until a face is found, in long sides
-        turns:tuple = (180, 90, 270),     # Turns tried until a face is found that is upright and sure, degrees counter-clockwise
+        turns:tuple = (180, 90, 270),     # Tried until an upright face has a high score, degrees counter-clockwise
     )->list[Face]:                        # Largest first
-        "All faces of a picture"
+        "Find all faces of a picture"
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f'got {image.dtype} {image.shape}; wanted uint8 RGB (H, W, 3)')
-        seen, way, hints, small = [], 0, cache(lambda: self.hints(image)), max(image.shape) <= 2*max(self.sizes[-1])
-        def worth(turn, padding): return not self.hint or not (padding or small) or turn in hints()  # of a large picture a quarter shows too little, but close-ups
+        found_so_far, way = [], 0
+        hints = cache(lambda: self.hints(image))
+        small = max(image.shape) <= 2*max(self.sizes[-1])
+        def worth(turn, padding):  # a quarter of a large picture shows too little, except for close-ups
+            return not self.hint or not (padding or small) or turn in hints()
         for turn in (0, *turns):
-            found = self._upto(image, turn, paddings[:1] if seen else paddings, worth)
+            found = self._upto(image, turn, paddings[:1] if found_so_far else paddings, worth)
             believed, found = self._believed(image, found, turn)
-            if believed or trust(found) > trust(seen) + SURER*bool(seen): seen, way = found, turn
+            if believed or trust(found) > trust(found_so_far) + SURER*bool(found_so_far):
+                found_so_far, way = found, turn
             if believed: break
-        best = (untwisted(f, way, image.shape[:2]) for f in seen)
-        return sorted((f if f.embedding.size else replace(f, embedding=self.embed(image, f.keypoints)) for f in best), key=lambda f: -f.area)
+        best = [untwisted(f, way, image.shape[:2]) for f in found_so_far]
+        known = [f if f.embedding.size else replace(f, embedding=self.embed(image, f.keypoints)) for f in best]
+        return sorted(known, key=lambda f: -f.area)
 
     def _believed(self, image, found, turn):
         top = max((f for f in found if upright(f)), key=lambda f: f.score, default=None)
-        if top is None or top.score < UNSURE or top.score >= self.sure: return top is not None and top.score >= self.sure, found
+        if top is None or top.score < UNSURE: return False, found
+        if top.score >= self.sure: return True, found
         vector, ratio = self._standing(image, untwisted(top, turn, image.shape[:2]).keypoints)
         return ratio >= STANDS, [replace(f, embedding=self._unit(vector)) if f is top else f for f in found]
 
@@ -225,27 +252,36 @@ class FaceFinder:
             if (turn or k) and not worth(turn, padding): continue
             found = self._padded(image, turn, padding)
             for n, large in ((2, 1.25), (4, 6)):  # parts of 4 detector sizes or less show a face of 64 pixels in 16
-                if not found and not padding and not turn and max(image.shape) > large*max(self.sizes[-1]): found = self.closer(image, n)
+                plain = not padding and not turn
+                if not found and plain and max(image.shape) > large*max(self.sizes[-1]):
+                    found = self.closer(image, n)
             if found: return found
         return []
 
     def _padded(self, image, turn, padding):
         long = max(image.shape[:2])
         scale = max(1, long/1280) if padding or turn else 1  # a border helps close-ups, and those need no more pixels
-        seen = image if scale == 1 else cv2.resize(image, None, fx=1/scale, fy=1/scale, interpolation=cv2.INTER_AREA)
-        border = round(padding*max(seen.shape[:2]))
-        padded = np.pad(np.rot90(seen, turn//90), ((border, border), (border, border), (0, 0))) if border else np.ascontiguousarray(np.rot90(seen, turn//90))
-        return [replace(f, box=(f.box - border)*scale, keypoints=(f.keypoints - border)*scale, padding=float(padding)) for f in self.look(padded)]
+        small = image
+        if scale != 1:
+            small = cv2.resize(image, None, fx=1/scale, fy=1/scale, interpolation=cv2.INTER_AREA)
+        border = round(padding*max(small.shape[:2]))
+        turned = np.rot90(small, turn//90)
+        padded = np.ascontiguousarray(turned)
+        if border:
+            padded = np.pad(turned, ((border, border), (border, border), (0, 0)))
+        return [replace(f, box=(f.box - border)*scale, keypoints=(f.keypoints - border)*scale, padding=float(padding))
+                for f in self.look(padded)]
 
     def embed(
         self,
         image:np.ndarray,      # uint8 RGB (H, W, 3)
         keypoints:np.ndarray,  # Where the face is (5, 2)
     )->np.ndarray:             # Unit float32 (D,)
-        "Who has this face, without searching for it again"
+        "Compute the identity embedding of a face whose key points are known"
         return self._unit(self._vector(chip(image, keypoints, self._side)))
 
-    def _standing(self, image, keypoints):  # The vector of a face, and by how much it is longer than that of the same on its head
+    def _standing(self, image, keypoints):
+        "Compute the vector of a face, and the ratio of its length to that of the same face upside down"
         face = chip(image, keypoints, self._side)
         vector, other = self._vector(face), self._vector(face[::-1, ::-1])
         return vector, float(np.linalg.norm(vector)/np.linalg.norm(other))
@@ -254,22 +290,27 @@ class FaceFinder:
         length = np.linalg.norm(vector)
         if not np.isfinite(length) or length == 0:
             file = self.app.models['recognition'].model_file
-            raise UserError(f'The recogniser {file} answers {"zeros" if length == 0 else "NaN or infinity"} for a face. The file is damaged or made for other hardware: fetch the pack again.')
+            answer = 'zeros' if length == 0 else 'NaN or infinity'
+            raise UserError(f'The recogniser {file} answers {answer} for a face. '
+                            'The file is damaged or made for other hardware: fetch the pack again.')
         return (vector/length).astype(np.float32)
 
     @property
     def _side(self): return self.app.models['recognition'].input_size[0]
 
-    def _vector(self, face): return self.app.models['recognition'].get_feat(np.ascontiguousarray(face[..., ::-1])).flatten()
+    def _vector(self, face):
+        bgr = np.ascontiguousarray(face[..., ::-1])
+        return self.app.models['recognition'].get_feat(bgr).flatten()
 
 # %% ../../nbs/1_curation/12_faces.ipynb #cfd175a7
 def sharpness(
     image:np.ndarray, # uint8 RGB (H, W, 3)
     box:np.ndarray,   # Left, top, right, bottom of the face (4,)
-    side:int = 64,    # Size to which the face is brought, pixels
+    side:int = 64,    # Size to which the face is scaled, pixels
 )->float:             # About 0.1-0.5 for sharp faces, below 0.05 for blurred ones at side 64
-    "Fine detail of a face relative to its contrast"
-    half, cx, cy = (box[2] - box[0] + box[3] - box[1])/4, (box[0] + box[2])/2, (box[1] + box[3])/2
+    "Measure the fine detail of a face relative to its contrast"
+    half = (box[2] - box[0] + box[3] - box[1])/4
+    cx, cy = (box[0] + box[2])/2, (box[1] + box[3])/2
     height, width = image.shape[:2]
     x0, y0, x1, y1 = max(0., cx-half), max(0., cy-half), min(width, cx+half), min(height, cy+half)
     if x1 - x0 < 2 or y1 - y0 < 2: return 0.
@@ -281,7 +322,7 @@ def sharpness(
 def yaw(
     keypoints:np.ndarray, # Right eye, left eye, nose, mouth corners as seen (5, 2)
 )->float:                 # Degrees, 0 is frontal, positive turns to the right of the picture
-    "How far the head is turned sideways, from where the nose lies between the eyes"
+    "Estimate how far the head is turned sideways, from the position of the nose between the eyes"
     across = keypoints[1] - keypoints[0]
     length = max(float(np.linalg.norm(across)), 1e-6)
     offset = float((keypoints[2] - keypoints[:2].mean(0)) @ across)/length
@@ -292,7 +333,7 @@ def outside(
     keypoints:np.ndarray,  # (5, 2)
     size:tuple,            # Height and width of the picture
 )->float:                  # 0 whole, 1 nothing of it in the picture
-    "Share of the recogniser's chip that lies outside the picture"
+    "Compute the share of the recogniser's chip that lies outside the picture"
     turn, shift = similarity(PLACES, keypoints)
     grid = np.linspace(.5, 111.5, 28)
     place = turn*(grid[None] + 1j*grid[:, None]) + shift
