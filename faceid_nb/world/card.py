@@ -104,12 +104,14 @@ def exam_recogniser(
     for one in tqdm(people, desc='recogniser', leave=False):
         pictures = draw_scene(random_scenes(one.expand(exam.photos, -1), g, 1), SIZE)[0]
         if vae is not None:
-            with torch.no_grad(): pictures = decode_video(vae, encode_video(vae, (pictures*2 - 1)[:, :, None]))[:, :, 0]/2 + .5
+            with torch.no_grad():
+                pictures = decode_video(vae, encode_video(vae, (pictures*2 - 1)[:, :, None]))[:, :, 0]/2 + .5
         found = [faces_in(app, p) for p in _uint8(pictures)]
         missed += sum(not f for f in found)
         rows.append([torch.from_numpy(f[0].normed_embedding) if f else None for f in found])
     whole = [r for r in rows if all(e is not None for e in r)]
-    if len(whole) < 2: raise ValueError(f'the pack finds all the faces of only {len(whole)} of {exam.people} people; it is not trained yet')
+    if len(whole) < 2:
+        raise ValueError(f'the pack finds all the faces of only {len(whole)} of {exam.people} people; it is not trained yet')
     return verification(torch.stack([torch.stack(r) for r in whole])) | dict(people=len(whole), no_face=missed/(exam.people*exam.photos))
 
 # %% ../../nbs/7_world/78_card.ipynb #1ad720c4
@@ -122,12 +124,15 @@ def exam_vae(
     g, psnr, cosine, missed = torch.Generator().manual_seed(exam.seed + 2), [], [], 0
     for _ in tqdm(range(exam.clips), desc='autoencoder', leave=False):
         video = (draw_scene(random_scenes(random_people(1, g), g, NUM_FRAMES), SIZE)[0]*2 - 1).transpose(0, 1)[None]
-        with torch.no_grad(): out = decode_video(vae, encode_video(vae, video))
+        with torch.no_grad():
+            out = decode_video(vae, encode_video(vae, video))
         psnr.append(float(-10*torch.log10(((out - video).clamp(-2, 2)/2).square().mean())))
         for a, b in zip(_uint8(video[0].transpose(0, 1)/2 + .5)[::4], _uint8(out[0].transpose(0, 1)/2 + .5)[::4]):
             fa, fb = faces_in(app, a), faces_in(app, b)
-            if fa and fb: cosine.append(float(fa[0].normed_embedding @ fb[0].normed_embedding))
-            elif fa: missed += 1
+            if fa and fb:
+                cosine.append(float(fa[0].normed_embedding @ fb[0].normed_embedding))
+            elif fa:
+                missed += 1
     return dict(psnr=float(np.mean(psnr)), identity=float(np.mean(cosine)), clips=exam.clips, no_face=missed/(missed + len(cosine)))
 
 # %% ../../nbs/7_world/78_card.ipynb #a367d5fa
@@ -196,9 +201,11 @@ def main(
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     options = parser.parse_args(arguments)
     reports = pretrain(options.folder, TOY if options.toy else Plan(), options.device, population)
-    for name, report in reports.items(): print(f'{name:12} {report["seconds"]:8.1f} s')
+    for name, report in reports.items():
+        print(f'{name:12} {report["seconds"]:8.1f} s')
     if options.toy: return
-    for name, value, bar, good in held(examine(options.folder/'weights')): print(f'{name:24} {value:7.3f}   {bar:12} {"holds" if good else "falls short"}')
+    for name, value, bar, good in held(examine(options.folder/'weights')):
+        print(f'{name:24} {value:7.3f}   {bar:12} {"holds" if good else "falls short"}')
 
 # %% ../../nbs/7_world/78_card.ipynb #fecb6912
 def _recogniser(folder, name, plan, config, device, reports, painters):
@@ -279,7 +286,7 @@ def pretrain(
     folder.mkdir(parents=True, exist_ok=True)
     painters = Painters.on(device)
     detector, recogniser, critics = train_faces(folder, plan, device, reports, painters)
-    films = lambda reel=0: film_bank(plan.clips, plan.vae.seed + 1000*reel, device, plan.size, painters)
+    def films(reel=0): return film_bank(plan.clips, plan.vae.seed + 1000*reel, device, plan.size, painters)
     vae = train_vae(folder, plan, device, critics, cache(films), reports)
     pipe, branch = train_denoiser(folder, plan, device, vae, recogniser, films, reports, painters, population, critics)
     weights = folder/'weights'
@@ -287,7 +294,8 @@ def pretrain(
     if branch:
         population.save_half(weights/'face_branch_tiny.safetensors', branch)
         branch.detach()
-    for part in (pipe.vae, pipe.transformer, pipe.text_encoder): part.half()
+    for part in (pipe.vae, pipe.transformer, pipe.text_encoder):
+        part.half()
     pipe.save_pretrained(weights/'wan_vace_tiny', safe_serialization=True, max_shard_size='12MB')
     card = dict(plan=asdict(plan), device=torch.cuda.get_device_name() if device == 'cuda' else device, stages=reports, minutes=round(sum(r['seconds'] for r in reports.values())/60, 2), versions=package_versions(),
                 sha256={str(f.relative_to(weights)): file_sha256(f) for f in sorted(weights.rglob('*')) if f.is_file() and f.name not in ('card.json', 'LICENSE')})

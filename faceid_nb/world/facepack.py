@@ -62,7 +62,8 @@ def fit(
     average = [p.detach().clone() for _, p in params]
     wide = {n for n, p in params if config.muon and 'blocks.' in n and p.ndim == 2}
     opts = [torch.optim.AdamW([p for n, p in params if n not in wide], lr=config.lr, weight_decay=config.weight_decay, betas=(.9, .99), fused=params[0][1].is_cuda)]
-    if wide: opts.append(Muon([p for n, p in params if n in wide], config.muon, config.weight_decay))
+    if wide:
+        opts.append(Muon([p for n, p in params if n in wide], config.muon, config.weight_decay))
     owner, peaks = {p: opt for opt in opts for p in opt.param_groups[0]['params']}, [opt.param_groups[0]['lr'] for opt in opts]
     start, seconds, mean_loss = 0, 0., float('nan')
     if file.exists():
@@ -72,8 +73,10 @@ def fit(
             for (n, p), a in zip(params, average):
                 p.copy_(state[n]), a.copy_(state[f'average.{n}'])
                 kept = {k: state[f'{k}.{n}'].to(p.device) for k in ('step', 'exp_avg', 'exp_avg_sq') if f'{k}.{n}' in state}
-                if kept: owner[p].state[p] = {k: v if k == 'step' else torch.zeros_like(p).copy_(v) for k, v in kept.items()}   # none: it had no gradient so far
-            for n, b in buffers: b.copy_(state[f'buffer.{n}'])
+                if kept:
+                    owner[p].state[p] = {k: v if k == 'step' else torch.zeros_like(p).copy_(v) for k, v in kept.items()}   # none: it had no gradient so far
+            for n, b in buffers:
+                b.copy_(state[f'buffer.{n}'])
         print(f'{name}: goes on at step {start}', flush=True)
     clock, losses = time.time(), []
     for step in range(start, config.steps):
@@ -84,19 +87,22 @@ def fit(
         loss = loss_at(step, step_generator(config.seed, step))
         loss.backward()
         nn.utils.clip_grad_norm_([p for _, p in params], 1.)
-        for opt in opts: opt.step()
+        for opt in opts:
+            opt.step()
         torch._foreach_lerp_(average, [p.detach() for _, p in params], 1 - min(config.ema, (step + 1)/(step + 10)))
         losses.append(loss.detach().clone())   # a replayed graph writes the next loss where this one lies
         if (step + 1) % log_every == 0 or step + 1 == config.steps:
             mean_loss, losses = float(torch.stack(losses).mean()), []
             print(f'{name} {step + 1}/{config.steps} loss {mean_loss:.4f} {(time.time() - clock + seconds):.0f} s', flush=True)
-            if not np.isfinite(mean_loss): raise FloatingPointError(f'{name}: the loss is {mean_loss} at step {step + 1}; a lower learning rate than {config.lr} is needed')
+            if not np.isfinite(mean_loss):
+                raise FloatingPointError(f'{name}: the loss is {mean_loss} at step {step + 1}; a lower learning rate than {config.lr} is needed')
         if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
             state = {n: p for n, p in params} | {f'average.{n}': a for (n, _), a in zip(params, average)} | {f'buffer.{n}': b for n, b in buffers}
             state |= {f'{k}.{n}': v for n, p in params for k, v in owner[p].state[p].items()}
             save_tensors(file, {k: v.detach().cpu() for k, v in state.items()}, dict(step=str(step + 1), seconds=str(time.time() - clock + seconds)))
     with torch.no_grad():
-        for (_, p), a in zip(params, average): p.copy_(a)
+        for (_, p), a in zip(params, average):
+            p.copy_(a)
     file.unlink(missing_ok=True)
     return dict(seconds=round(time.time() - clock + seconds, 1), steps=config.steps, loss=mean_loss)
 
@@ -126,7 +132,7 @@ def worn(
 )->torch.Tensor:                # The same frames after a hard life (B, 3, H, W)
     "What compression, cheap cameras and other people's models do to a picture: coarser pixels, noise, another exposure"
     b, size, r = len(pictures), pictures.shape[-2:], torch.rand(4, generator=generator)
-    rand = lambda lo, hi: (lo + (hi - lo)*torch.rand(b, 1, 1, 1, generator=generator)).to(pictures.device)
+    def rand(lo, hi): return (lo + (hi - lo)*torch.rand(b, 1, 1, 1, generator=generator)).to(pictures.device)
     coarse = F.interpolate(pictures, scale_factor=float(1/(1 + 1.6*r[0])), mode='bilinear', antialias=True)
     coarse = F.interpolate(coarse, size=size, mode='bicubic' if r[1] > .5 else 'bilinear')
     pictures = torch.lerp(pictures, coarse, (rand(0, 1) < .6).float())
@@ -163,7 +169,8 @@ def recogniser_loss(
         spread = (points[:, 1] - points[:, 0]).norm(dim=-1)[:, None, None].clamp(min=4)
         points = points + .05*spread*torch.randn(points.shape, generator=generator).to(dev)
         faces = align(worn(pictures, generator), points)*2 - 1
-    with torch.autocast(dev.type, torch.bfloat16, enabled=dev.type == 'cuda'): found = net(faces)
+    with torch.autocast(dev.type, torch.bfloat16, enabled=dev.type == 'cuda'):
+        found = net(faces)
     cosine = F.normalize(found.float()) @ F.normalize(centres).T
     who = who.to(dev)
     return F.cross_entropy(scale*(cosine - margin*F.one_hot(who, len(people))), who)
@@ -181,7 +188,7 @@ def crowd(
 )->tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]: # Pictures in [0,1] (n, 3, H, W); keypoints (n, most, 5, 2); boxes (n, most, 4), zeros for those who are not in the picture; share of each box that shows the face (n, most)
     "Pictures with nobody, one or several people, near and far, some of them only a pose picture"
     g, (h, w) = generator, size
-    one = lambda lo, hi: lo + (hi - lo)*torch.rand(n, generator=g)
+    def one(lo, hi): return lo + (hi - lo)*torch.rand(n, generator=g)
     base = random_scenes(random_people(n, g), g, 1)
     picture = draw_place(base.to(device), size)
     pose_only = (torch.rand(n, generator=g) < .08).to(device)
@@ -215,7 +222,8 @@ def anchor_loss(
     span = ((boxes[..., 2] - boxes[..., 0])*(boxes[..., 3] - boxes[..., 1])).clamp(min=1).sqrt()
     slot = (span/16).log2().round().clamp(0, 5).long()
     middle, there, unsure = (boxes[..., :2] + boxes[..., 2:])/2, share > CLEAR, (share > HIDDEN) & (share <= CLEAR)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'): scores, distances, keys = net(pictures*2 - 1)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'):
+        scores, distances, keys = net(pictures*2 - 1)
     total = 0.
     for level, stride in enumerate(STRIDES):
         h, w = size[0]//stride, size[1]//stride
@@ -229,7 +237,7 @@ def anchor_loss(
         p = scores[level][..., 0].float().clamp(1e-5, 1 - 1e-5)
         focal = torch.where(hit, -(1 - p)**2*p.log()*.75, -p**2*(1 - p).log()*.25)
         total = total + (focal*(hit | ~ignore)).sum()/hit.sum().clamp(min=1)
-        take = lambda o: torch.gather(o, 1, which[..., None].expand(-1, -1, o.shape[-1]))
+        def take(o): return torch.gather(o, 1, which[..., None].expand(-1, -1, o.shape[-1]))
         box, key = take(boxes), take(points.flatten(2))
         c = cell[:, :, 0]
         want = torch.cat([c - box[..., :2], box[..., 2:] - c], -1)/stride
@@ -272,13 +280,14 @@ def tuning_loss(
         points, box = truth['keypoints'], truth['face_box']
         want = F.normalize(teacher(align(pictures, points)*2 - 1))
         span = ((box[:, 2] - box[:, 0])*(box[:, 3] - box[:, 1])).sqrt()[:, None, None]
-        rand = lambda *shape: torch.randn(*shape, generator=generator).to(device)
+        def rand(*shape): return torch.randn(*shape, generator=generator).to(device)
         off = (.015 + .085*torch.rand(batch, 1, 1, generator=generator)).to(device)*span
         worn_pictures = worn(pictures, generator)
         crooked = align(worn_pictures, points + .8*off*rand(batch, 5, 2) + .5*off*rand(batch, 1, 2))*2 - 1
     likeness = F.cosine_similarity(recogniser(crooked), want).mean()
     found = anchor_loss(detector, worn_pictures, points[:, None], box[:, None], torch.ones(batch, 1, device=device))
-    if step % 3 == 0: found = found + detector_loss(detector, max(1, batch//5), generator, device, (max(size)//64*64 + 64,)*2)
+    if step % 3 == 0:
+        found = found + detector_loss(detector, max(1, batch//5), generator, device, (max(size)//64*64 + 64,)*2)
     return found + 3*(1 - likeness)
 
 # %% ../../nbs/7_world/76_facepack.ipynb #39a43ad6

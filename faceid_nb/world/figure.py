@@ -28,13 +28,13 @@ class Light:
     level:torch.Tensor     # Overall brightness, 1 is day (B,)
 
 def _lit(nx, ny, light):
-    e = lambda v: v[:, None, None]
+    def e(v): return v[:, None, None]
     nz = (1 - nx*nx - ny*ny).clamp(min=0).sqrt()
     return e(light.level)*(1 - .55*e(light.strength) + e(light.strength)*(nx*e(light.x) + ny*e(light.y) + .75*nz))
 
 # %% ../../nbs/7_world/72_figure.ipynb #178289f2
 def _hair_behind(picture, h, t, light):
-    e = lambda k: t[k][:, None, None]
+    def e(k): return t[k][:, None, None]
     shift = -.16*h.yaw.sin()
     wave = e('curl')*(26*h.x).sin()*(22*h.y).cos()
     round_ = ellipse(h.x - shift, h.y, h.rx + e('hair_volume') + .02, h.ry + e('hair_volume')) + wave
@@ -45,7 +45,7 @@ def _hair_behind(picture, h, t, light):
 
 # %% ../../nbs/7_world/72_figure.ipynb #6181b3e0
 def _hair_front(picture, h, t, light):
-    e = lambda k: t[k][:, None, None]
+    def e(k): return t[k][:, None, None]
     wave = e('curl')*(30*h.x).sin()*(26*h.y).cos()
     cap = h.outline(e('hair_volume')*.8 + .01) + wave
     ox, oy = .62*h.rx*h.yaw.sin(), h.ry*(.95 + e('hairline')*.5 + .3*h.pitch.sin())
@@ -71,7 +71,7 @@ def _ears(picture, h, t, light):
 
 # %% ../../nbs/7_world/72_figure.ipynb #0736e242
 def _mouth(picture, h, t, pose, head, light):
-    e = lambda k: (t[k] if k in t else pose[k])[:, None, None]
+    def e(k): return (t[k] if k in t else pose[k])[:, None, None]
     x, y, fx = h.spot(torch.zeros(1, device=h.x.device), e('mouth_height'))
     squeeze, seen = fx.clamp(.35, 1), (fx*5).clamp(0, 1)*head
     mx, my = (h.x - x)/squeeze, h.y - y
@@ -93,7 +93,7 @@ def _mouth(picture, h, t, pose, head, light):
 
 # %% ../../nbs/7_world/72_figure.ipynb #1dd3a91d
 def _eyes(picture, h, t, pose, head):
-    e = lambda k: (t[k] if k in t else pose[k])[:, None, None]
+    def e(k): return (t[k] if k in t else pose[k])[:, None, None]
     for s in (-1., 1.):
         x, y, fx = h.spot(s*e('eye_spacing'), e('eye_height'))
         seen = (fx*5 - .4).clamp(0, 1)*head
@@ -120,7 +120,7 @@ def _eyes(picture, h, t, pose, head):
 
 # %% ../../nbs/7_world/72_figure.ipynb #12a2a65a
 def _nose(picture, h, t, light):
-    e = lambda k: t[k][:, None, None]
+    def e(k): return t[k][:, None, None]
     x0, y0, fx = h.spot(torch.zeros(1, device=h.x.device), e('eye_height')*.6 + .02)
     tip_x, tip_y = x0 + .08*h.yaw.sin()*(.6 + 4*e('nose_length')), y0 + e('nose_length') + .05*h.pitch.sin()
     w = e('nose_width')
@@ -128,12 +128,13 @@ def _nose(picture, h, t, light):
     bridge = limb(h.x, h.y, (x0 + side*.3*w, y0), (tip_x + side*.3*w, tip_y), w*.32, w*.55)[0]
     picture = paint(picture, inside(bridge, h.scale)*.45, _shaded(t['skin']*.82, light))
     picture = paint(picture, inside(ellipse(h.x - tip_x, h.y - tip_y, w, w*.72), h.scale), _shaded(t['skin']*.93, light*(1.08 - .5*((h.y - tip_y)/w).clamp(-1, 1)*.5)))
-    for s in (-1., 1.): picture = paint(picture, inside(ellipse(h.x - tip_x - s*.45*w, h.y - tip_y - .35*w, w*.24, w*.16), h.scale)*.8, t['skin']*.45)
+    for s in (-1., 1.):
+        picture = paint(picture, inside(ellipse(h.x - tip_x - s*.45*w, h.y - tip_y - .35*w, w*.24, w*.16), h.scale)*.8, t['skin']*.45)
     return picture, (tip_x, tip_y)
 
 # %% ../../nbs/7_world/72_figure.ipynb #3a63faed
 def _glasses(picture, h, t):
-    e = lambda k: t[k][:, None, None]
+    def e(k): return t[k][:, None, None]
     cover = torch.zeros_like(h.x)
     for s in (-1., 1.):
         x, y, fx = h.spot(s*e('eye_spacing'), e('eye_height'))
@@ -170,7 +171,7 @@ def draw_head(
     picture = paint(picture, inside(ellipse(h.x - mx, h.y - my, .02, .02), h.scale)*head*t['mole'][:, None, None]*(fx > 0), t['skin']*.35)
     picture = _hair_front(picture, h, t, shade)
     picture = _glasses(picture, h, t)
-    e = lambda k: t[k][:, None, None]
+    def e(k): return t[k][:, None, None]
     points = [h.spot(s*e('eye_spacing'), e('eye_height'))[:2] for s in (-1., 1.)] + [tip]
     x, y, fx = h.spot(torch.zeros(1, device=h.x.device), e('mouth_height'))
     lift = pose['smile'][:, None, None]*.38*e('mouth_width')
@@ -259,7 +260,8 @@ def draw_person(
     a = (pose['head_roll'] + .4*pose['lean'])[:, None]
     ox, oy = (o.flatten(1) for o in j['head'])
     x, y = ox + points[..., 0]*a.cos() - points[..., 1]*a.sin(), oy + points[..., 1]*a.cos() + points[..., 0]*a.sin()
-    pixel = lambda x, y: torch.stack([(x - c.x[:, :1, 0])*c.scale[:, 0] + .5, (y - c.y[:, 0, :1])*c.scale[:, 0] + .5], -1)
+    def pixel(x, y):
+        return torch.stack([(x - c.x[:, :1, 0])*c.scale[:, 0] + .5, (y - c.y[:, 0, :1])*c.scale[:, 0] + .5], -1)
     rx, ry = t['head_width'][:, None]*1.02, t['head_height'][:, None]
     box = torch.cat([pixel(ox - rx, oy - .72*ry), pixel(ox + rx, oy + ry)], -1)[:, 0]
     return picture, dict(keypoints=pixel(x, y), face_box=box, face=face)

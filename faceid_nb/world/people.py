@@ -64,8 +64,8 @@ def traits(
 )->dict[str, torch.Tensor]: # What a painter needs: sizes in head heights (B,), switches in [0,1] (B,), colours (B, 3)
     "The face that an identity vector stands for"
     u = dict(zip(IDENTITY, torch.special.ndtr(identity).unbind(-1)))
-    between = lambda name, lo, hi: lo + (hi - lo)*u[name]
-    switch = lambda name, share: ((u[name] - (1 - share))*400).sigmoid()
+    def between(name, lo, hi): return lo + (hi - lo)*u[name]
+    def switch(name, share): return ((u[name] - (1 - share))*400).sigmoid()
     dye = switch('hair_dye', .14)[..., None]
     hair = torch.lerp(_palette(u['hair_shade'], HAIR), hsv(u['hair_hue'], 0*u['hair_hue'] + .62, 0*u['hair_hue'] + .72), dye)
     skin = _palette(u['skin_tone'], SKIN)
@@ -208,5 +208,5 @@ def head_of(
     jx, jy = skeleton(pose)['head']
     a = (pose['head_roll'] + .4*pose['lean'])[:, None, None]
     x, y = c.x - jx, c.y - jy
-    e = lambda v: v[:, None, None]
+    def e(v): return v[:, None, None]
     return Head(x*a.cos() + y*a.sin(), y*a.cos() - x*a.sin(), c.scale, e(t['head_width']), e(t['head_height']), e(pose['head_yaw']), e(pose['head_pitch']), e(t['jaw']))

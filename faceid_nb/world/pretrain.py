@@ -65,7 +65,7 @@ def film_bank(
     f, (h, w) = NUM_FRAMES, size
     pictures, poses = (torch.empty(n, f, 3, h, w, dtype=torch.uint8, device=device) for _ in range(2))
     face, keypoints, captions = torch.empty(n, f, h, w, dtype=torch.uint8, device=device), torch.empty(n, f, 5, 2, device=device), []
-    as_bytes = lambda x: (x.clamp(0, 1)*255).round().byte().unflatten(0, (-1, f))
+    def as_bytes(x): return (x.clamp(0, 1)*255).round().byte().unflatten(0, (-1, f))
     for start in range(0, n, batch):
         g = step_generator(seed, start)
         scene = random_scenes(random_people(min(batch, n - start), g), g, f)
@@ -97,10 +97,13 @@ def vae_loss(
 )->torch.Tensor:               # Loss, scalar
     "`pixel_loss` with faces five times, and the cosine between the identities before and after"
     g, dev, (h, w) = generator, films['pictures'].device, films['pictures'].shape[-2:]
-    draw = lambda k, *shape: torch.randint(k, shape, generator=g)
-    if part < .08 or torch.rand(1, generator=g) < .15: n, frames, high = 8*batch, 1, 2*h//3//8*8
-    elif part < .8: n, frames, high = batch, 9, 2*h//3//8*8
-    else: n, frames, high = max(1, batch//2), NUM_FRAMES, h
+    def draw(k, *shape): return torch.randint(k, shape, generator=g)
+    if part < .08 or torch.rand(1, generator=g) < .15:
+        n, frames, high = 8*batch, 1, 2*h//3//8*8
+    elif part < .8:
+        n, frames, high = batch, 9, 2*h//3//8*8
+    else:
+        n, frames, high = max(1, batch//2), NUM_FRAMES, h
     which, when = draw(len(films['pictures']), n, 1), draw(NUM_FRAMES - frames + 1, n, 1) + torch.arange(frames)
     top = int(draw(h - high + 1, 1)*draw(2, 1))                             # half of the pieces are cut from the top, where the heads are
     pose = torch.rand(n, generator=g) < .2
@@ -112,10 +115,12 @@ def vae_loss(
         pictures = torch.where(pose[..., None], films['poses'][which, when, :, top:top + high], films['pictures'][which, when, :, top:top + high]).float()/127.5 - 1
         weight = (1 + 4/255*films['face'][which, when, top:top + high]*~pose)[:, None]
         points = (films['keypoints'][which, when] - torch.tensor([0., top], device=dev)).flatten(0, 1)
-    with torch.autocast(dev.type, torch.bfloat16, enabled=dev.type == 'cuda'): loss, out = through(vae, pictures.transpose(1, 2), weight, noise)
+    with torch.autocast(dev.type, torch.bfloat16, enabled=dev.type == 'cuda'):
+        loss, out = through(vae, pictures.transpose(1, 2), weight, noise)
     if part < .15 or pick is None: return loss
     with torch.autocast(dev.type, torch.bfloat16, enabled=dev.type == 'cuda'):
-        with torch.no_grad(): before = critic(align(pictures.flatten(0, 1)[pick], points[pick]))
+        with torch.no_grad():
+            before = critic(align(pictures.flatten(0, 1)[pick], points[pick]))
         after = critic(align(out.transpose(1, 2).flatten(0, 1)[pick], points[pick]))
     return loss + likeness*(1 - F.cosine_similarity(before.float(), after.float())).mean()
 
@@ -142,7 +147,8 @@ MEDIA = {'photo': 'standing', 'video': 'dancing'}
 def caption_table()->list[str]:  # Every caption of the embedded world, with any part left out; the first is empty
     "All that can be said of a scene"
     shots, shirts, places = [None, *SHOTS], [None, *(f'{s}{c}' for s in ('', 'striped ') for c in COLOURS)], [None, *PLACES]
-    say = lambda m, s, c, p: ', '.join(o for o in (f'a {m} of a person {MEDIA[m]}', s, f'wearing a {c} shirt' if c else None, p) if o)
+    def say(m, s, c, p):
+        return ', '.join(o for o in (f'a {m} of a person {MEDIA[m]}', s, f'wearing a {c} shirt' if c else None, p) if o)
     return ['', *(say(*o) for o in itertools.product(MEDIA, shots, shirts, places))]
 
 # %% ../../nbs/7_world/77_pretrain.ipynb #cd6b48bb
@@ -170,9 +176,10 @@ def latent_bank(
     "What the denoiser learns from: filmed clips and their poses, encoded once"
     dev, c = films['pictures'].device, vae.config
     mean, std = (torch.tensor(o, device=dev).view(1, -1, 1, 1, 1) for o in (c.latents_mean, c.latents_std))
-    normal = lambda video: ((encode_whole(vae, video)[0].float() - mean)/std).bfloat16()
+    def normal(video): return ((encode_whole(vae, video)[0].float() - mean)/std).bfloat16()
     with whole_clip(vae), torch.autocast(dev.type, torch.bfloat16, enabled=dev.type == 'cuda'):
-        encode = lambda clips: torch.cat([normal((part.float()/127.5 - 1).transpose(1, 2)) for part in clips.split(batch)])
+        def encode(clips):
+            return torch.cat([normal((part.float()/127.5 - 1).transpose(1, 2)) for part in clips.split(batch)])
         latents, pose, blank = encode(films['pictures']), encode(films['poses']), normal(torch.zeros_like(films['pictures'][:1], dtype=torch.float32).transpose(1, 2))
     face = torch.cat([F.avg_pool2d(part.float()/255, 8) for part in films['face'].split(batch)])
     face = torch.cat([face[:, :1], face[:, 1:].unflatten(1, (-1, 4)).mean(2)], 1)[:, None].bfloat16()
@@ -255,7 +262,8 @@ def _stage(folder, name, modules, loss_at, config, seconds, helpers=()):
     if done.exists():
         state, meta = load_tensors(done)
         for k, m in modules.items():
-            if k not in helpers: m.load_state_dict({n[len(k) + 1:]: v for n, v in state.items() if n.startswith(k + '.')})
+            if k not in helpers:
+                m.load_state_dict({n[len(k) + 1:]: v for n, v in state.items() if n.startswith(k + '.')})
         seconds[name] = json.loads(meta['report'])
         return
     seconds[name] = fit(modules, loss_at, config, folder, name)
@@ -274,12 +282,14 @@ def train_vae(
     torch.manual_seed(plan.vae.seed)
     vae = tiny_vae().to(device)
     for m in vae.modules():
-        if isinstance(m, nn.Conv3d): m.weight.data = m.weight.data.to(memory_format=torch.channels_last_3d)
+        if isinstance(m, nn.Conv3d):
+            m.weight.data = m.weight.data.to(memory_format=torch.channels_last_3d)
     through = graphed(pixel_loss, device)
     with whole_clip(vae):
         _stage(folder, 'vae', dict(vae=vae), lambda step, g: vae_loss(vae, critic, films(), plan.vae.batch, g, step/plan.vae.steps, through), plan.vae, reports)
-        for part in (vae.encoder, vae.quant_conv): part.requires_grad_(False)
-        mix = lambda g: .9 if torch.rand(1, generator=g) < .6 else .5   # whole clips or pieces
+        for part in (vae.encoder, vae.quant_conv):
+            part.requires_grad_(False)
+        def mix(g): return .9 if torch.rand(1, generator=g) < .6 else .5   # whole clips or pieces
         _stage(folder, 'decoder', dict(vae=vae), lambda step, g: vae_loss(vae, critic, films(), plan.decoder.batch, g, mix(g), through, likeness=1.), plan.decoder, reports)
     vae.eval().requires_grad_(False)
     latent_scale(vae, torch.Generator().manual_seed(plan.vae.seed), 64 if plan.clips > 64 else 2, plan.size)
@@ -304,7 +314,7 @@ def train_denoiser(
     text = TextRows.make(tokenizer, caption_table(), device)
     reports['latents'] = dict(seconds=0., clips=0)
     mean, std = (torch.tensor(o, device=device).view(1, -1, 1, 1, 1) for o in (vae.config.latents_mean, vae.config.latents_std))
-    look = lambda frames, points: critics(align(frames, points)).float()
+    def look(frames, points): return critics(align(frames, points)).float()
     @cache
     def reel(k):
         clock, seed = time.time(), plan.vae.seed + 1000*k
@@ -316,16 +326,22 @@ def train_denoiser(
     def reels():
         parts = [reel(k) for k in range(plan.reels)]
         return {k: parts[0][k] if k == 'blank' else sum((p[k] for p in parts), []) if k == 'captions' else torch.cat([p[k] for p in parts]) for k in parts[0]}
-    learn = lambda bank, batch, g, through, **how: denoiser_loss(net, encoder, text, bank(), batch, g, through=through, **how)
-    padded = lambda: repeated_padding([layer for block in [*net.blocks, *net.vace_blocks] for layer in (block.attn2.to_k, block.attn2.to_v)], text.ids.shape[1])
+    def learn(bank, batch, g, through, **how):
+        return denoiser_loss(net, encoder, text, bank(), batch, g, through=through, **how)
+    def padded():
+        return repeated_padding([layer for block in [*net.blocks, *net.vace_blocks] for layer in (block.attn2.to_k, block.attn2.to_v)], text.ids.shape[1])
     through = graphed(flow_error, device)
-    with padded(): _stage(folder, 'denoiser', dict(net=net, encoder=encoder), lambda step, g: learn(lambda: reel(0), plan.denoiser.batch, g, through), plan.denoiser, reports)
+    with padded():
+        _stage(folder, 'denoiser', dict(net=net, encoder=encoder), lambda step, g: learn(lambda: reel(0), plan.denoiser.batch, g, through), plan.denoiser, reports)
     if population:
         branch, through = population.attach_tied(net, plan.rank, torch.Generator().manual_seed(plan.together.seed)), graphed(flow_error, device)
-        with padded(): _stage(folder, 'together', dict(net=net, encoder=encoder), lambda step, g: learn(reels, plan.together.batch, g, through, faces=6., mixed=population.mixed), plan.together, reports)
+        with padded():
+            _stage(folder, 'together', dict(net=net, encoder=encoder), lambda step, g: learn(reels, plan.together.batch, g, through, faces=6., mixed=population.mixed), plan.together, reports)
     if population and critics:
-        judge = lambda guess, rows, told, g: population.face_error(guess, rows, told, reels(), lambda z: decode_whole(vae, z*std + mean), look, g, max(1, plan.likeness.batch//4))
-        with padded(), whole_clip(vae): _stage(folder, 'likeness', dict(net=net, encoder=encoder), lambda step, g: learn(reels, plan.likeness.batch, g, through, faces=6., mixed=population.mixed, judge=judge), plan.likeness, reports)
+        def judge(guess, rows, told, g):
+            return population.face_error(guess, rows, told, reels(), lambda z: decode_whole(vae, z*std + mean), look, g, max(1, plan.likeness.batch//4))
+        with padded(), whole_clip(vae):
+            _stage(folder, 'likeness', dict(net=net, encoder=encoder), lambda step, g: learn(reels, plan.likeness.batch, g, through, faces=6., mixed=population.mixed, judge=judge), plan.likeness, reports)
     return WanVACEPipeline(tokenizer=tokenizer, text_encoder=encoder.eval(), vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.), transformer=net.eval()), branch
 
 # %% ../../nbs/7_world/77_pretrain.ipynb #1fbb0767

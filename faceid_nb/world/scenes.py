@@ -44,7 +44,8 @@ def random_dance(
         size = (.15 + .35*a)*(hi - lo)
         centre = lo + size + b*(hi - lo - 2*size)
         dance[name] = centre + size*(2*math.pi*((.3 + .6*speed)*t + phase)).sin()
-    for name in ('mouth_open', 'blink'): dance[name] = dance[name].clamp(min=0)
+    for name in ('mouth_open', 'blink'):
+        dance[name] = dance[name].clamp(min=0)
     return dance
 
 # %% ../../nbs/7_world/73_scenes.ipynb #48c9a6b0
@@ -69,7 +70,8 @@ class Scene:
 
     def apply(self, change)->'Scene':
         "The same scene with `change` applied to every tensor"
-        walk = lambda o: {k: walk(v) for k, v in o.items()} if isinstance(o, dict) else change(o) if isinstance(o, torch.Tensor) else o if isinstance(o, tuple) else type(o)(*(walk(getattr(o, f.name)) for f in fields(o)))
+        def walk(o):
+            return {k: walk(v) for k, v in o.items()} if isinstance(o, dict) else change(o) if isinstance(o, torch.Tensor) else o if isinstance(o, tuple) else type(o)(*(walk(getattr(o, f.name)) for f in fields(o)))
         return Scene(*(walk(getattr(self, f.name)) for f in fields(self)))
 
     def to(self, device:str)->'Scene':
@@ -86,12 +88,12 @@ def random_scenes(
 )->Scene:                         # n * num_frames rows, clip after clip
     "Everything but the identity drawn anew: the dance, clothes, light, camera and place"
     n, f, g = len(identity), num_frames, generator
-    one = lambda lo, hi: (lo + (hi - lo)*torch.rand(n, generator=g))
-    pick = lambda k: torch.randint(k, (n,), generator=g)
+    def one(lo, hi): return lo + (hi - lo)*torch.rand(n, generator=g)
+    def pick(k): return torch.randint(k, (n,), generator=g)
     dance = random_dance(g, f, n) if dance is None else dance
     shot, colour, trousers, place = pick(len(shots)), pick(len(COLOURS)), pick(len(COLOURS)), pick(len(PLACES))
     table, bounds = torch.tensor(list(COLOURS.values())), torch.tensor([SHOTS[s] for s in shots])
-    jitter = lambda: .05*torch.randn(n, 3, generator=g)
+    def jitter(): return .05*torch.randn(n, 3, generator=g)
     stripes = (torch.rand(n, generator=g) < .25).float()
     zoom = torch.lerp(bounds[shot, 0], bounds[shot, 1], torch.rand(n, generator=g))
     at = torch.stack([one(.42, .58), 1.27*zoom + one(.02, .07)], -1)
@@ -101,8 +103,8 @@ def random_scenes(
              for s, st, c, p in zip(shot.tolist(), stripes.tolist(), colour.tolist(), place.tolist())]
     clothes = Clothes((table[colour] + jitter()).clamp(.03, 1), (table[trousers]*.8 + jitter()).clamp(.03, 1), stripes, (torch.rand(n, generator=g) < .5).float())
     dance = {**dance, 'sway': dance['sway']*(.32/zoom[:, None]).clamp(max=1.)}
-    rows = lambda o: o.repeat_interleave(f, 0)
-    spread = lambda o: type(o)(*(rows(getattr(o, k.name)) for k in fields(o)))
+    def rows(o): return o.repeat_interleave(f, 0)
+    def spread(o): return type(o)(*(rows(getattr(o, k.name)) for k in fields(o)))
     return Scene(rows(identity), {k: v.reshape(-1) for k, v in dance.items()}, spread(clothes), spread(light), rows(zoom), rows(at), rows(place), rows(torch.rand(n, 3, 3, generator=g)), tuple(words))
 
 # %% ../../nbs/7_world/73_scenes.ipynb #7595e256
@@ -115,12 +117,12 @@ def draw_place(
     v = ((torch.arange(h, device=dev) + .5)/h)[None, :, None].expand(b, h, w)
     u = ((torch.arange(w, device=dev) + .5)/w)[None, None, :].expand(b, h, w)
     a, c2, c3 = scene.paints.unbind(1)
-    e = lambda k: scene.paints[:, k // 3, k % 3][:, None, None]
+    def e(k): return scene.paints[:, k // 3, k % 3][:, None, None]
     floor = (scene.at[:, 1] + 1.72*scene.zoom)[:, None, None]
-    edge = lambda d, soft=.006: (d/soft + .5).clamp(0, 1)
-    at = lambda k: (scene.place == k).float()[:, None, None].expand(b, h, w)
-    mix = lambda colour, pastel, level: (torch.lerp(torch.ones_like(colour), colour, pastel)*level)
-    solid = lambda colour: colour[:, :, None, None].expand(b, 3, h, w)
+    def edge(d, soft=.006): return (d/soft + .5).clamp(0, 1)
+    def at(k): return (scene.place == k).float()[:, None, None].expand(b, h, w)
+    def mix(colour, pastel, level): return torch.lerp(torch.ones_like(colour), colour, pastel)*level
+    def solid(colour): return colour[:, :, None, None].expand(b, 3, h, w)
     picture = solid(mix(a, .35, .92))*(1.05 - .25*v[:, None] - .25*((u - .5)**2)[:, None])
     picture = paint(picture, at(0)*edge(v - floor, .05)*.6, mix(a, .35, .70))
     curtain = (.62 + .22*(u*(34 + 10*e(0)) + 2*e(1)).sin() + .10*(u*90).sin())
@@ -178,19 +180,20 @@ def draw_pose(
     "The pose alone: limbs and face of an average person, so that it tells the movement and nothing of who moves"
     c, j = canvas(size, scene.zoom, scene.at[:, 0], scene.at[:, 1]), skeleton(scene.pose)
     b, dev = len(scene.zoom), scene.zoom.device
-    tint = lambda *rgb: torch.tensor(rgb, device=dev).expand(b, 3)
+    def tint(*rgb): return torch.tensor(rgb, device=dev).expand(b, 3)
     picture = torch.zeros(b, 3, *size, device=dev)
-    line = lambda p, a, e, r, rgb: paint(p, inside(limb(c.x, c.y, a, e, r, r)[0], c.scale), tint(*rgb))
+    def line(p, a, e, r, rgb): return paint(p, inside(limb(c.x, c.y, a, e, r, r)[0], c.scale), tint(*rgb))
     for name in ('left_leg', 'right_leg', 'left_arm', 'right_arm'):
-        for k in (0, 1): picture = line(picture, j[LIMBS[name][k]], j[LIMBS[name][k + 1]], .05, LIMB_COLOURS[name][k])
+        for k in (0, 1):
+            picture = line(picture, j[LIMBS[name][k]], j[LIMBS[name][k + 1]], .05, LIMB_COLOURS[name][k])
     picture = line(picture, j['left_shoulder'], j['right_shoulder'], .05, (1., .2, .2))
     picture = line(picture, j['neck'], j['hips'], .05, (.7, .7, .7))
     t = traits(torch.zeros(b, ID_SIZE, device=dev))
     h = head_of(c, t, scene.pose)
     picture = line(picture, j['neck'], j['head'], .05, (.9, .3, .5))
     picture = paint(picture, inside(h.outline(), c.scale), tint(.25, .2, .3))
-    dot = lambda p, x, y, r, rgb, on: paint(p, inside(ellipse(h.x - x, h.y - y, r, r), c.scale)*on, tint(*rgb))
-    e = lambda k: (t[k] if k in t else scene.pose[k])[:, None, None]
+    def dot(p, x, y, r, rgb, on): return paint(p, inside(ellipse(h.x - x, h.y - y, r, r), c.scale)*on, tint(*rgb))
+    def e(k): return (t[k] if k in t else scene.pose[k])[:, None, None]
     for s, rgb in ((-1., (0., 1., 1.)), (1., (1., 0., 1.))):
         x, y, fx = h.spot(s*e('eye_spacing'), e('eye_height'))
         picture = paint(picture, inside(ellipse((h.x - x)/fx.clamp(.3, 1), h.y - y, .075, .075*(1 - .85*e('blink'))), c.scale)*(fx > .1), tint(*rgb))
@@ -245,11 +248,16 @@ def _posed(kind, identity, g):
     pose = {k: v*.6 if k in ('head_yaw', 'head_roll', 'sway') else v for k, v in s.pose.items()}
     pose['blink'] = pose['blink']*0
     one = torch.ones(1)
-    if kind == 'profile': pose['head_yaw'] = one*1.4*(1 if torch.rand(1, generator=g) > .5 else -1)
-    if kind == 'distant': s = replace(s, zoom=one*.045, at=torch.tensor([[.5, .55]]))
-    if kind == 'group': s = replace(s, zoom=one*.26, at=torch.tensor([[.30, .42]]))
-    if kind == 'cut_off': s = replace(s, zoom=one*.55, at=torch.tensor([[.06, .72]]))
-    if kind == 'dark': s = replace(s, light=replace(s.light, level=one*.22))
+    if kind == 'profile':
+        pose['head_yaw'] = one*1.4*(1 if torch.rand(1, generator=g) > .5 else -1)
+    if kind == 'distant':
+        s = replace(s, zoom=one*.045, at=torch.tensor([[.5, .55]]))
+    if kind == 'group':
+        s = replace(s, zoom=one*.26, at=torch.tensor([[.30, .42]]))
+    if kind == 'cut_off':
+        s = replace(s, zoom=one*.55, at=torch.tensor([[.06, .72]]))
+    if kind == 'dark':
+        s = replace(s, light=replace(s.light, level=one*.22))
     return replace(s, pose=pose)
 
 # %% ../../nbs/7_world/73_scenes.ipynb #d761257e
@@ -260,12 +268,15 @@ def take_photo(
     generator:torch.Generator|None=None, # Source of randomness, CPU; ValueError when missing
 )->tuple[np.ndarray, dict]:         # Photo uint8 (H, W, 3); truth: kind, reason it should be rejected for (or None), caption, faces (keypoints, face_box)
     "One photo of a person, good or spoiled in one known way"
-    if kind not in PHOTO_KINDS: raise ValueError(f'{kind!r} is no kind of photo; the kinds are {", ".join(PHOTO_KINDS)}')
-    if generator is None: raise ValueError('take_photo draws at random: give it generator=torch.Generator().manual_seed(...)')
+    if kind not in PHOTO_KINDS:
+        raise ValueError(f'{kind!r} is no kind of photo; the kinds are {", ".join(PHOTO_KINDS)}')
+    if generator is None:
+        raise ValueError('take_photo draws at random: give it generator=torch.Generator().manual_seed(...)')
     g = generator
     who = random_people(1, g)[0] if kind == 'another' else identity
     s = _posed(kind, who, g)
-    if kind == 'nobody': picture, faces = draw_place(s, size), []
+    if kind == 'nobody':
+        picture, faces = draw_place(s, size), []
     else:
         picture, truth = draw_scene(s, size)
         faces = [truth]
@@ -278,7 +289,8 @@ def take_photo(
             x0, y0, x1, y1 = faces[0]['face_box'][0].round().int().tolist()
             picture[:, :, max(0, (y0 + y1)//2 - (y1 - y0)//12):y1 + 8, max(0, x0 - 8):x1 + 8] = torch.tensor([.82, .84, .88])[:, None, None]
     image = _uint8(picture)[0]
-    if kind == 'blurred': image = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(size[0]/64)))
+    if kind == 'blurred':
+        image = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(size[0]/64)))
     noise = torch.randn(image.shape, generator=g).numpy()*(2. if kind != 'dark' else 4.)
     image = (image + noise).clip(0, 255).astype(np.uint8)
     return image, dict(kind=kind, reason=PHOTO_KINDS[kind], caption=s.captions[0], faces=[dict(keypoints=f['keypoints'][0].tolist(), face_box=f['face_box'][0].tolist()) for f in faces])
@@ -315,9 +327,12 @@ def write_subject(
     for i, kind in enumerate(kinds):
         name = f'photo_{order[i] + 1:02d}.jpg'
         image, truth = take_photo(identity, kind if kind in PHOTO_KINDS else 'single', size, generator)
-        if kind == 'duplicate': image, truth = good[0], {**good[1], 'kind': kind, 'reason': kind}
-        if kind == 'unreadable': truth.update(kind=kind, reason=kind)
-        if kind == 'single' and good is None: good = image, truth
+        if kind == 'duplicate':
+            image, truth = good[0], {**good[1], 'kind': kind, 'reason': kind}
+        if kind == 'unreadable':
+            truth.update(kind=kind, reason=kind)
+        if kind == 'single' and good is None:
+            good = image, truth
         write_atomic(folder/name, lambda p: Image.fromarray(image).save(p, 'JPEG', quality=88 if kind == 'duplicate' else 93))
         if kind == 'unreadable':
             whole = (folder/name).read_bytes()

@@ -56,8 +56,10 @@ def as_shipped(
     for name in names:
         file = WEIGHTS/name
         status = file.stat() if file.is_file() else None
-        if status is None or _shipped_hash(file, status.st_size, status.st_mtime_ns) != noted[name]: wrong.append(file)
-    if wrong: raise UserError(f'{wrong[0]} is not the file that came with this package (by its hash in card.json). Install the package again.')
+        if status is None or _shipped_hash(file, status.st_size, status.st_mtime_ns) != noted[name]:
+            wrong.append(file)
+    if wrong:
+        raise UserError(f'{wrong[0]} is not the file that came with this package (by its hash in card.json). Install the package again.')
     return path
 
 def tiny_model_path()->Path:  # Folder that `WanVACEPipeline.from_pretrained` opens
@@ -171,20 +173,22 @@ class Detector(nn.Module):
     "SCRFD-style detector: pixels (B, 3, H, W) in [-1,1], sides divisible by 32 -> for each stride: scores (B, n, 1), distances (B, n, 4) and key points (B, n, 10) in strides"
     def __init__(self, widths=(12, 24, 48, 64, 96), neck=40):
         super().__init__()
-        block = lambda i, o, s: nn.Sequential(nn.Conv2d(i, o, 3, s, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
+        def block(i, o, s): return nn.Sequential(nn.Conv2d(i, o, 3, s, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
         self.stem = nn.Sequential(block(3, widths[0], 2), block(widths[0], widths[1], 2), block(widths[1], widths[1], 1))
         self.stages = nn.ModuleList(nn.Sequential(block(a, b, 2), block(b, b, 1)) for a, b in zip(widths[1:], widths[2:]))
         self.side = nn.ModuleList(nn.Conv2d(w, neck, 1) for w in widths[2:])
         self.smooth = nn.ModuleList(nn.Sequential(block(neck, neck, 1), block(neck, neck, 1)) for _ in STRIDES)
         self.heads = nn.ModuleList(nn.Conv2d(neck, ANCHORS*15, 3, 1, 1) for _ in STRIDES)
-        for head in self.heads: nn.init.constant_(head.bias.data.view(ANCHORS, 15)[:, 0], -4.)
+        for head in self.heads:
+            nn.init.constant_(head.bias.data.view(ANCHORS, 15)[:, 0], -4.)
 
     def forward(self, x):
         x, levels = self.stem(x), []
         for stage, side in zip(self.stages, self.side):
             x = stage(x)
             levels.append(side(x))
-        for i in (1, 0): levels[i] = levels[i] + F.interpolate(levels[i + 1], scale_factor=2.)
+        for i in (1, 0):
+            levels[i] = levels[i] + F.interpolate(levels[i + 1], scale_factor=2.)
         out = [head(smooth(level)).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 15) for head, smooth, level in zip(self.heads, self.smooth, levels)]
         return [o[..., :1].sigmoid() for o in out], [o[..., 1:5] for o in out], [o[..., 5:] for o in out]
 
@@ -214,10 +218,13 @@ def whole_clip(
         x = self.resample(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (b, -1)).transpose(1, 2)
         return torch.cat([x[:, :, :1], self.time_conv(x)], 2) if self.mode == 'downsample3d' and t > 1 else x
     parts = [m for m in vae.modules() if isinstance(m, WanResample) and 'forward' not in vars(m)]   # none when it is open already
-    for m in parts: m.forward = lambda x, feat_cache=None, feat_idx=None, m=m: forward(m, x)
-    try: yield vae
+    for m in parts:
+        m.forward = lambda x, feat_cache=None, feat_idx=None, m=m: forward(m, x)
+    try:
+        yield vae
     finally:
-        for m in parts: del m.forward
+        for m in parts:
+            del m.forward
 
 # %% ../../nbs/7_world/75_tiny.ipynb #733d2e2e
 def _patches(x, p): return x.unflatten(-1, (-1, p)).unflatten(-3, (-1, p)).permute(0, 1, 6, 4, 2, 3, 5).flatten(1, 3)
@@ -262,7 +269,8 @@ def pixel_loss(
     mean, log_var, out = there_and_back(vae, video, noise)
     error = out - video
     loss = (error.abs()*weight).mean() + .5*(error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean())
-    if video.shape[2] > 1: loss = loss + .25*error.diff(dim=2).abs().mean()
+    if video.shape[2] > 1:
+        loss = loss + .25*error.diff(dim=2).abs().mean()
     return loss + 5e-4*(.5*(mean**2 + log_var.exp() - 1 - log_var)).mean(), out
 
 # %% ../../nbs/7_world/75_tiny.ipynb #ed6d6af9
@@ -285,7 +293,8 @@ def orthogonal(
     "Each matrix with its singular values brought near 1, by five Newton-Schulz steps"
     x = matrices.bfloat16() if matrices.is_cuda else matrices
     tall = x.shape[-2] > x.shape[-1]
-    if tall: x = x.mT
+    if tall:
+        x = x.mT
     x = x/(x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         square = x @ x.mT
@@ -300,9 +309,11 @@ class Muon(torch.optim.Optimizer):
     def step(self):
         group, shapes = self.param_groups[0], {}
         for p in group['params']:
-            if p.grad is not None: shapes.setdefault(p.shape, []).append(p)
+            if p.grad is not None:
+                shapes.setdefault(p.shape, []).append(p)
         for shape, params in shapes.items():
-            for p in params: self.state[p].setdefault('exp_avg', torch.zeros_like(p))
+            for p in params:
+                self.state[p].setdefault('exp_avg', torch.zeros_like(p))
             grads, means = [p.grad for p in params], [self.state[p]['exp_avg'] for p in params]
             torch._foreach_lerp_(means, grads, 1 - group['momentum'])
             move = orthogonal(torch.stack(grads).lerp(torch.stack(means), group['momentum']))*(.2*max(shape)**.5)
