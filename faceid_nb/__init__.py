@@ -24,11 +24,11 @@
 - `faceid_nb.evaluation.report`: After this chapter a run ends in one page that you can send to anybody: the photos, the dance, four clips side by side, and how much of the person is really there. One file, no network, readable on a phone.
 - `faceid_nb.evaluation.statistics`: After this chapter you can turn thousands of frame scores into one honest row: mean, median, spread, the worst frames, the faceless share, and how far chance could have moved it.
 - `faceid_nb.inference.generate`: After this chapter you can open a Wan-VACE model from a folder, let a person dance in it, turn each part of the method on and off, and get the same clip tomorrow.
-- `faceid_nb.world.facepack`: After this you can train a face detector and a recogniser from nothing, judge them on people they never saw, and write them in the format that insightface opens.
+- `faceid_nb.world.facepack`: After this you can train a face detector and a recogniser, test them on new people, and write them for insightface.
 - `faceid_nb.world.figure`: After this you can paint a whole person in any pose, light and clothes, with the exact position of the face.
 - `faceid_nb.world.people`: After this you can draw any number of people, and look-alikes of a person at exactly the distance that you choose.
 - `faceid_nb.world.pretrain`: After this you can train the video models of the embedded world from nothing, in stages that can be killed at any moment and go on.
 - `faceid_nb.world.scenes`: After this you can film dances and take photos, good or spoiled in a known way, with the truth of every frame.
-- `faceid_nb.world.tiny`: After this you can open the shipped models, build fresh ones of the same classes, and say what each part is for and how good it is."""
+- `faceid_nb.world.tiny`: After this you can open the shipped models, build fresh ones, and say what each part does and how good it is."""
 
 __version__ = "0.1.0"
