@@ -27,7 +27,7 @@
 - `faceid_nb.world.facepack`: After this you can train a face detector and a recogniser, test them on new people, and write them for insightface.
 - `faceid_nb.world.figure`: After this you can paint a whole person in any pose, light and clothes, with the exact position of the face.
 - `faceid_nb.world.people`: After this you can draw any number of people, and look-alikes of a person at exactly the distance that you choose.
-- `faceid_nb.world.pretrain`: After this you can train the video models of the embedded world from nothing, in stages that can be killed at any moment and go on.
+- `faceid_nb.world.pretrain`: After this you can train the video models of the embedded world, in stages that resume after a kill at any moment.
 - `faceid_nb.world.scenes`: After this you can film dances and take photos, good or spoiled in a known way, with the truth of every frame.
 - `faceid_nb.world.tiny`: After this you can open the shipped models, build fresh ones, and say what each part does and how good it is."""
 
