@@ -80,8 +80,8 @@ def tiny_pack()->tuple[Path, str]:  # `root` and `name` for insightface's `FaceA
 WORDS = ('a an the and of in on at with to by from photo video picture clip person people someone somebody man woman '
          'dancer dancing standing posing waving jumping smiling laughing wearing red orange yellow green teal blue '
          'purple pink white black gray brown shirt top trousers striped plain long short sleeves studio stage room '
-         'park street night day indoors outdoors close up closeup medium full body shot portrait face head arms hands legs '
-         'light dark bright warm cold soft blurry low quality bad wrong still static').split()
+         'park street night day indoors outdoors close up closeup medium full body shot portrait face head arms hands '
+         'legs light dark bright warm cold soft blurry low quality bad wrong still static').split()
 
 def tiny_tokenizer()->PreTrainedTokenizerFast:
     "Build a deterministic word-piece tokenizer: the words of the embedded world, letters for all others"
