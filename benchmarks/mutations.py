@@ -41,7 +41,8 @@ def stop(
     frame:object,
 ):
     "End the test runs that this command started, then the command"
-    for work in list(RUNNING): os.killpg(work.pid, signal.SIGKILL)
+    for work in list(RUNNING):
+        os.killpg(work.pid, signal.SIGKILL)
     sys.exit(128 + number)
 
 
@@ -65,8 +66,10 @@ def misfits(
         if found != 1:
             lines.append(f'{bug.name}: {bug.old!r} is found {found} times in {bug.file}, wanted once')
             continue
-        try: compile(text.replace(bug.old, bug.new), bug.file, 'exec')
-        except SyntaxError as error: lines.append(f'{bug.name}: {bug.file} does not compile with it: {error}')
+        try:
+            compile(text.replace(bug.old, bug.new), bug.file, 'exec')
+        except SyntaxError as error:
+            lines.append(f'{bug.name}: {bug.file} does not compile with it: {error}')
     missing = {test for bug in bugs for test in bug.tests if not (ROOT/'tests'/f'{test}.py').is_file()}
     return lines + [f'tests/{test}.py is named and is not there' for test in sorted(missing)]
 
@@ -78,8 +81,10 @@ def copy_checkout(
     ignored = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints')
     for name in COPIED:
         (place/name).parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT/name).is_dir(): shutil.copytree(ROOT/name, place/name, ignore=ignored)
-        else: shutil.copy(ROOT/name, place/name)
+        if (ROOT/name).is_dir():
+            shutil.copytree(ROOT/name, place/name, ignore=ignored)
+        else:
+            shutil.copy(ROOT/name, place/name)
     return place
 
 
@@ -96,7 +101,8 @@ def pytest_in(
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(copy))
     with log.open('w') as file:
-        for stream in (1, 2): os.dup2(file.fileno(), stream)
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
     import faceid_nb
     import pytest
     assert Path(faceid_nb.__file__).is_relative_to(copy), f'{faceid_nb.__file__} is not the copy'
@@ -167,7 +173,8 @@ def try_all(
     "Plant all bugs, each alone"
     with TemporaryDirectory(prefix='mutations_') as scratch, ThreadPoolExecutor(jobs) as pool:
         copies = SimpleQueue()
-        for k in range(jobs): copies.put(copy_checkout(Path(scratch)/f'{k}'/'checkout'))
+        for k in range(jobs):
+            copies.put(copy_checkout(Path(scratch)/f'{k}'/'checkout'))
         if plain:
             tests = tuple(sorted({test for bug in bugs for test in bug.tests}))
             healthy = run_tests(Path(scratch)/'0'/'checkout', tests, 'no bug', 10*limit)
@@ -175,7 +182,8 @@ def try_all(
             print(f'healthy  {"without a bug":34} {healthy.seconds:4.0f} s', flush=True)
         tasks = [pool.submit(plant, bug, copies, limit) for bug in bugs]
         try: return [task.result() for task in tasks]
-        finally: pool.shutdown(cancel_futures=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def main()->int:    # Exit code
@@ -192,11 +200,13 @@ def main()->int:    # Exit code
     unknown = set(asked.only or ()) - {bug.name for bug in bugs}
     wrong = [f'no bug is called {name}' for name in sorted(unknown)] + misfits(bugs)
     if asked.list:
-        for bug in bugs: print(f'{bug.name:34} {bug.file:28} {" ".join(bug.tests)}')
+        for bug in bugs:
+            print(f'{bug.name:34} {bug.file:28} {" ".join(bug.tests)}')
     if wrong or asked.list:
         print('\n'.join([*wrong, f'{len(bugs)} bugs, {len(wrong)} do not fit']))
         return 2 if wrong else 0
-    for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     os.environ |= {'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1', 'PYTHONWARNINGS': 'ignore'}
     SERVER.set_forkserver_preload(list(HEAVY))
     outcomes = try_all(bugs, asked.jobs, asked.limit, not asked.no_plain)
@@ -209,4 +219,5 @@ def main()->int:    # Exit code
     return int(len(alive) > MOST*len(outcomes) or any(name in KNOWN for name in alive))
 
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__':
+    sys.exit(main())

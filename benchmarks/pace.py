@@ -50,7 +50,8 @@ def plain_loop(
     with hushed():
         for photo in photos:
             image = cv2.imread(str(photo))
-            if image is not None: app.get(image)
+            if image is not None:
+                app.get(image)
 
 
 def our_loop(
@@ -101,8 +102,10 @@ def refusals():
             times = []
             for _ in range(3):
                 start = time.perf_counter()
-                try: read_photo(path)
-                except Unreadable: times.append(time.perf_counter() - start)
+                try:
+                    read_photo(path)
+                except Unreadable:
+                    times.append(time.perf_counter() - start)
             print(f'{name}, 81 million pixels in {path.stat().st_size} bytes: refused in {min(times):.3f} s')
 
 
@@ -136,7 +139,9 @@ def main():
     help_page()
     refusals()
     curation(asked.photos, asked.pack_root, asked.pack, tuple(asked.sides))
-    if asked.demo: demo()
+    if asked.demo:
+        demo()
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

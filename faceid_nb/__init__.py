@@ -30,11 +30,11 @@
 - `faceid_nb.evaluation.report`: After this chapter a run ends in one page that you can share: photos, pose clip, generated clips and likeness.
 - `faceid_nb.evaluation.statistics`: After this chapter you can summarise thousands of frame scores in one row, with an interval for the mean.
 - `faceid_nb.models.wan_folder`: After this chapter you can open a Wan-VACE model from a folder, know what is missing before anything is loaded, and read the sizes of a model without opening it.
-- `faceid_nb.world.facepack`: After this you can train a face detector and a recogniser from nothing, judge them on people they never saw, and write them in the format that insightface opens.
-- `faceid_nb.world.figure`: After this you can paint a whole person in any pose, light and clothes, and you know to the pixel where their face is.
-- `faceid_nb.world.people`: After this you can draw anybody: a person is 36 numbers fixed for life, and you can ask for somebody who resembles them by exactly as much as you like.
-- `faceid_nb.world.pretrain`: After this you can train the video models of the embedded world from nothing, in stages that can be killed at any moment and go on.
-- `faceid_nb.world.scenes`: After this you can film a dance or photograph a person as often as you like, good or spoiled in a known way, with the truth of every frame beside it.
-- `faceid_nb.world.tiny`: After this you can open the shipped models, build fresh ones of the same classes, and say what each part is for and how good it is."""
+- `faceid_nb.world.facepack`: After this you can train a face detector and a recogniser, test them on new people, and write them for insightface.
+- `faceid_nb.world.figure`: After this you can paint a whole person in any pose, light and clothes, with the exact position of the face.
+- `faceid_nb.world.people`: After this you can draw any number of people, and look-alikes of a person at exactly the distance that you choose.
+- `faceid_nb.world.pretrain`: After this you can train the video models of the embedded world, in stages that resume after a kill at any moment.
+- `faceid_nb.world.scenes`: After this you can film dances and take photos, good or spoiled in a known way, with the truth of every frame.
+- `faceid_nb.world.tiny`: After this you can open the shipped models, build fresh ones, and say what each part does and how good it is."""
 
 __version__ = "0.1.0"

@@ -1481,6 +1481,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'faceid_nb.world.facepack.Centres.__init__': ( '7_world/facepack.html#centres.__init__',
                                                                                          'faceid_nb/world/facepack.py'),
                                           'faceid_nb.world.facepack.Fit': ('7_world/facepack.html#fit', 'faceid_nb/world/facepack.py'),
+                                          'faceid_nb.world.facepack._resume': ( '7_world/facepack.html#_resume',
+                                                                                'faceid_nb/world/facepack.py'),
                                           'faceid_nb.world.facepack.align': ('7_world/facepack.html#align', 'faceid_nb/world/facepack.py'),
                                           'faceid_nb.world.facepack.anchor_loss': ( '7_world/facepack.html#anchor_loss',
                                                                                     'faceid_nb/world/facepack.py'),
