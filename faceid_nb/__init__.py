@@ -8,7 +8,6 @@
 - `faceid_nb.app.widgets`: After reading you can accept or reject photos with keys and clicks, and turn a face up and down with a slider, inside JupyterLab.
 - `faceid_nb.core.errors`: After reading you can tell a user's mistake from a bug, and check any value from a user with one annotation.
 - `faceid_nb.core.files`: After this you can write files that are never half written, and record which configuration and versions made them.
-- `faceid_nb.core.flow`: After this you can say what the denoiser predicts and how a clip follows from it, and build its control input.
 - `faceid_nb.core.folders`: After reading you can work in a folder that others use too, without leaving it and without losing their files.
 - `faceid_nb.core.lock`: After reading you can let one process at a time work in a folder, without a lock that a crash leaves behind.
 - `faceid_nb.core.media`: After this you can read and write photos, clips and notes, and convert them to a model's range and back without loss.

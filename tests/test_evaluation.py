@@ -9,7 +9,8 @@ from faceid_nb.core.media import read_image, read_video
 from faceid_nb.curation.packs import open_faces
 from faceid_nb.evaluation.identity import FrameScores, FaceTrack, gallery_centre, real_ceiling, score_embeddings, score_frames, track_faces
 from faceid_nb.evaluation.motion import keypoints, movement, pose_distances, steadiness, summarise_motion
-from faceid_nb.evaluation.report import PhotoCard, ReportData, four_way_grid, how_trained, page, write_report
+from faceid_nb.evaluation.report import how_trained, page, write_report
+from faceid_nb.evaluation.grids import PhotoCard, ReportData, four_way_grid
 from faceid_nb.evaluation.statistics import along_the_road, format_table, gain, interval, summarise
 
 SIZE = (48, 32)

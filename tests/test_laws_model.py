@@ -17,13 +17,12 @@ from faceid_nb.adapters.lora import (LoraSettings, add_lora, load_lora, lora_par
     set_lora_scale)
 from faceid_nb.adapters.mapper import MapperConfig
 from faceid_nb.adapters.population import mixed, start_branch
-from faceid_nb.core.flow import (decode_video, encode_video, noised, predict_x0, repeated_padding, sample_time,
-    shift_time, vace_control, velocity)
+from faceid_nb.core.flow import noised, predict_x0, sample_time, shift_time, velocity
 from faceid_nb.core.media import to_frames, to_tensor
 from faceid_nb.app.models import ABLATIONS
 from faceid_nb.inference.generate import clip_seed, encode_prompt, generate, generate_clips
 from faceid_nb.inference.pose import fit_pose
-from faceid_nb.models.wan_vace import WanHost, WanVACE
+from faceid_nb.models.wan_vace import WanHost, WanVACE, decode_video, encode_video, repeated_padding, vace_control
 from faceid_nb.world.tiny import random_pipeline
 
 

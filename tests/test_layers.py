@@ -77,8 +77,8 @@ def test_heavy_libraries_have_one_owner(modules):
 
 def test_modules_are_of_a_size(modules):
     lines = {n: sum(1 for line in p.read_text(encoding='utf-8').splitlines() if line.strip() and not line.lstrip().startswith('#')) for n, p in modules.items()}
-    big = {n: k for n, k in lines.items() if k > 300}
-    assert not big, f'A split follows the idea; but no idea of ours needs more than 300 lines: {big}'
+    big = {n: k for n, k in lines.items() if k > 400}
+    assert not big, f'A split follows the idea; but no idea of ours needs more than 400 calm lines: {big}'
 
 
 def test_functions_are_of_a_size(modules):

@@ -41,7 +41,8 @@ from ..curation.manifest import load_manifest
 from ..curation.photos import Unreadable, read_photo
 from ..evaluation.identity import FrameScores, real_ceiling, score_embeddings, score_track, track_faces
 from ..evaluation.motion import summarise_motion
-from ..evaluation.report import PhotoCard, ReportData, four_way_grid, picture_uri, write_report
+from ..evaluation.report import picture_uri, write_report
+from ..evaluation.grids import PhotoCard, ReportData, four_way_grid
 from ..evaluation.statistics import format_table, summarise
 from ..inference.clips import clip_target, keep_clip
 from ..inference.generate import generate, generate_clips

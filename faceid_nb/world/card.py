@@ -26,7 +26,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core.files import file_sha256, package_versions, read_json, write_json
-from ..core.flow import decode_video, encode_video
+from ..models.wan_vace import decode_video, encode_video
 from .facepack import CLEAR, Centres, Detector, Recogniser, anchor_loss, crowd, recogniser_loss
 from .facepack import step_generator, tuning_loss, verification, worn, write_pack
 from .people import random_people

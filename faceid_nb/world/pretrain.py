@@ -25,7 +25,8 @@ from torch import nn
 import torch.nn.functional as F
 
 from ..core.files import load_tensors, save_tensors
-from ..core.flow import noised, predict_x0, repeated_padding, sample_time, velocity
+from ..core.flow import noised, predict_x0, sample_time, velocity
+from ..models.wan_vace import WanHost, repeated_padding
 from .facepack import Fit, Recogniser, align, embed_scenes, fit, step_generator
 from .people import random_people
 from .scenes import COLOURS, PLACES, SHOTS, Painters, draw_scene, random_scenes
@@ -379,7 +380,7 @@ def train_denoiser(
         def first_loss(step, g): return learn(lambda: bank_at(0), plan.denoiser.batch, g, through)
         _stage(folder, 'denoiser', modules, first_loss, plan.denoiser, reports)
     if population:
-        branch = population.attach_tied(net, plan.rank, torch.Generator().manual_seed(plan.together.seed))
+        branch = population.attach_tied(WanHost(net), plan.rank, torch.Generator().manual_seed(plan.together.seed))
         through = graphed(flow_error, device)
         how = dict(faces=6., mixed=population.mixed)
         with padded():
