@@ -277,6 +277,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'faceid_nb.app.recipes.branch_place': ( '8_app/recipes.html#branch_place',
                                                                                'faceid_nb/app/recipes.py'),
                                        'faceid_nb.app.recipes.crop_config': ('8_app/recipes.html#crop_config', 'faceid_nb/app/recipes.py'),
+                                       'faceid_nb.app.recipes.is_shipped_pack': ( '8_app/recipes.html#is_shipped_pack',
+                                                                                  'faceid_nb/app/recipes.py'),
                                        'faceid_nb.app.recipes.known_keys': ('8_app/recipes.html#known_keys', 'faceid_nb/app/recipes.py'),
                                        'faceid_nb.app.recipes.model_place': ('8_app/recipes.html#model_place', 'faceid_nb/app/recipes.py'),
                                        'faceid_nb.app.recipes.named_recipe': ( '8_app/recipes.html#named_recipe',

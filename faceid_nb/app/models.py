@@ -28,10 +28,10 @@ from ..adapters.branch import HEADER, load_branch
 from ..adapters.lora import attach_lora, open_lora
 from ..adapters.mapper import MapperConfig
 from ..adapters.population import start_branch
-from .recipes import Recipe, branch_place, model_place, pack_home, pack_place
+from .recipes import Recipe, branch_place, is_shipped_pack, model_place, pack_home, pack_place
 from ..core.errors import UserError, checked
 from ..curation.faces import FaceFinder
-from ..curation.packs import check_pack, open_faces, open_opencv, opencv_files, pack_folder
+from ..curation.packs import check_pack, open_faces, open_opencv, opencv_files
 from ..embeddings.work import model_sha
 from ..inference.generate import Ablation
 from ..models.family import Family
@@ -103,8 +103,7 @@ def check_noted(
     noted:Mapping[str, str],  # File -> sha256, when the photos were curated
 ):
     "Refuse face models of the user's that have changed; those of the package are compared with its card"
-    from faceid_nb.world.tiny import tiny_pack
-    if pack_home(recipe) != pack_folder(*tiny_pack()):
+    if not is_shipped_pack(recipe):
         check_pack(pack_files(recipe), noted)
 
 def face_finder(

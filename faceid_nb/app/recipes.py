@@ -7,7 +7,7 @@ world inside the package, or real repositories."""
 __all__ = ['Text', 'OptionalText', 'FrameSize', 'Sides', 'RECIPES', 'PLACES', 'ModelSource', 'PackSource', 'Inputs', 'Cutting',
            'Training', 'Recipe', 'tiny', 'wan21_vace_1_3b', 'wan21_vace_1_3b_opencv', 'named_recipe', 'known_keys',
            'with_overrides', 'open_recipe', 'run_place', 'model_place', 'branch_place', 'pack_place', 'pack_home',
-           'crop_config', 'pretrain']
+           'is_shipped_pack', 'crop_config', 'pretrain']
 
 # %% ../../nbs/8_app/83_recipes.ipynb #2058523e
 import difflib
@@ -327,6 +327,13 @@ def pack_home(
     root, name = pack_place(recipe)
     if recipe.pack.kind == 'insightface': return pack_folder(root, name)
     return opencv_files(root)[0].parent
+
+def is_shipped_pack(
+    recipe:Recipe,
+)->bool:
+    "Say whether the face models of a recipe are those inside this package"
+    from faceid_nb.world.tiny import tiny_pack
+    return pack_home(recipe) == pack_folder(*tiny_pack())
 
 # %% ../../nbs/8_app/83_recipes.ipynb #1aefbfb0
 def crop_config(
