@@ -335,7 +335,7 @@ def film(
     size:tuple[int, int],           # Height and width in pixels
     generator:torch.Generator,      # Draws clothes, light, camera and place, CPU
     shots:tuple[str, ...]=('full body', 'medium shot'), # Framings to draw from
-)->tuple[np.ndarray, np.ndarray, dict]: # Frames, poses uint8 (F, H, W, 3); caption, keypoints (F, 5, 2), face_box (F, 4)
+)->tuple[np.ndarray, np.ndarray, dict]: # Frames, pose uint8 (F, H, W, 3); caption, keypoints (F, 5, 2), face_box (F, 4)
     "Film a dancing person, and draw the pose of every frame"
     s = random_scenes(identity[None], generator, dance['sway'].shape[-1], shots, dance)
     picture, truth = draw_scene(s, size)
