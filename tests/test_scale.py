@@ -130,7 +130,7 @@ def test_nobody_and_too_many_are_errors(done, monkeypatch):
     with pytest.raises(ValueError, match='No face in the album'): find_person(done[1], CONFIG, np.zeros(512, np.float32))
     monkeypatch.setattr('faceid_nb.curation.scale.LARGEST', 5)
     verdicts, wrong = judge_folders(done[1], CONFIG)
-    assert not verdicts and all('give a reference photo' in text for text in wrong.values()) and LARGEST == 5000
+    assert not verdicts and all('Give a reference photo' in text for text in wrong.values()) and LARGEST == 5000
 
 
 def test_without_ray_the_error_says_what_to_install(album, tmp_path, monkeypatch):
