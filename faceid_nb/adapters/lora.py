@@ -56,7 +56,8 @@ def matching(
     linear = {n.removesuffix('.base_layer'): m for n, m in modules if isinstance(m, nn.Linear) and '.lora_' not in n}
     found = {n: m for n, m in linear.items() if re.fullmatch(targets, n)}
     if not found:
-        raise UserError(f'No linear layer is named like {targets!r}. This model has {", ".join(list(linear)[:40:8])} ...: correct `targets`.')
+        raise UserError(f'No linear layer is named like {targets!r}. This model has {", ".join(list(linear)[:40:8])} '
+                        '...: correct `targets`.')
     return found
 
 # %% ../../nbs/3_adapters/33_lora.ipynb #879e3a17
@@ -85,7 +86,8 @@ def add_lora(
     generator:Generator,    # Source of A
 ):
     "Put a fresh LoRA in place; the transformer still answers exactly as before"
-    if lora_parameters(transformer): raise ValueError('This transformer has our LoRA already. Take it away with remove_lora first.')
+    if lora_parameters(transformer):
+        raise ValueError('This transformer has our LoRA already. Take it away with remove_lora first.')
     names = matching(transformer, settings.targets)
     _attach(transformer, LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=[*names]))
     for name, parameter in lora_parameters(transformer).items():
@@ -137,9 +139,13 @@ def _plain_names(
     prefix = 'transformer.' if all(name.startswith('transformer.') for name in tensors) else ''
     plain = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     foreign = [name for name in plain if not re.fullmatch(r'.+\.lora_[AB]\.weight', name)]
-    if foreign: raise UserError(f'{file} is not a LoRA in the diffusers format: {prefix}{f", {prefix}".join(foreign[:3])}. {FORMAT}')
+    if foreign:
+        raise UserError(f'{file} is not a LoRA in the diffusers format: {prefix}{f", {prefix}".join(foreign[:3])}. '
+                        f'{FORMAT}')
     mixed = [name for name in plain if name.startswith('transformer.')]
-    if mixed: raise UserError(f'{file} names layers under two prefixes ({mixed[0]} and {next(n for n in plain if n not in mixed)}). Keep one of them.')
+    if mixed:
+        raise UserError(f'{file} names layers under two prefixes ({mixed[0]} and '
+                        f'{next(n for n in plain if n not in mixed)}). Keep one of them.')
     return plain, prefix
 
 # %% ../../nbs/3_adapters/33_lora.ipynb #33fda8c7
@@ -163,27 +169,34 @@ def _ranks(
     "Check that the weights of a LoRA file fit the model and each other"
     wrong = [why for name, tensor in state.items() if (why := _unfit(name, tensor, layers))]
     if wrong:
-        raise UserError(f'{file} is a LoRA of another model; {len(wrong)} of {len(state)} weights do not fit: {", ".join(wrong[:3])}. Use the base model it was trained on.')
+        raise UserError(f'{file} is a LoRA of another model; {len(wrong)} of {len(state)} weights do not fit: '
+                        f'{", ".join(wrong[:3])}. Use the base model it was trained on.')
     for name, tensor in state.items():
-        if why := unsound(tensor): raise UserError(f'{file}: {name} {why}. The training or the conversion that made it went wrong; use another file.')
+        if why := unsound(tensor):
+            raise UserError(f'{file}: {name} {why}. The training or the conversion that made it went wrong; use '
+                            'another file.')
     ranks = {}
     for layer in sorted({name.rsplit('.lora_', 1)[0] for name in state}):
         a, b = (state.get(f'{layer}.lora_{kind}.weight') for kind in 'AB')
         if a is None or b is None:
-            raise UserError(f'{file}: {layer} has lora_{"B" if a is None else "A"} alone; an A and a B for each layer were expected. Save it again.')
+            raise UserError(f'{file}: {layer} has lora_{"B" if a is None else "A"} alone; an A and a B for each layer '
+                            'were expected. Save it again.')
         if a.shape[0] != b.shape[1] or not a.shape[0]:
-            raise UserError(f'{file}: {layer} has an A of rank {a.shape[0]} and a B of rank {b.shape[1]}; one rank of at least 1 was expected. Save it again.')
+            raise UserError(f'{file}: {layer} has an A of rank {a.shape[0]} and a B of rank {b.shape[1]}; one rank of '
+                            'at least 1 was expected. Save it again.')
         ranks[layer] = a.shape[0]
     return ranks
 
 # %% ../../nbs/3_adapters/33_lora.ipynb #f5bdeecb
 def _layer_name(pattern):
-    if not re.fullmatch(r'\^?[\w.\\]{1,200}\$?', pattern): raise ValueError(f'must be the name of a layer, got {pattern!r:.100}')
+    if not re.fullmatch(r'\^?[\w.\\]{1,200}\$?', pattern):
+        raise ValueError(f'must be the name of a layer, got {pattern!r:.100}')
     return pattern
 
 LayerPattern = Annotated[Pattern, AfterValidator(_layer_name)]  # No repetition in it: it cannot be slow
 TRAINING = ('task_type', 'auto_mapping', 'peft_version', 'base_model_name_or_path', 'revision', 'inference_mode', 'lora_dropout', 'target_modules',
-            'exclude_modules', 'layers_to_transform', 'layers_pattern')  # How it was trained; the weights themselves say where they belong
+            # How it was trained; the weights themselves say where they belong
+            'exclude_modules', 'layers_to_transform', 'layers_pattern')
 
 @configuration
 class LoraHeader:
@@ -211,10 +224,13 @@ def _header(
     kept = {}
     for key, value in said.items():
         name = key.removeprefix(prefix)
-        if not key.startswith(prefix) or name not in neutral: raise UserError(f'{where}: {key} is not known. Save the LoRA without it, if it changes nothing.')
-        if name in LoraHeader.__dataclass_fields__: kept[name] = value
+        if not key.startswith(prefix) or name not in neutral:
+            raise UserError(f'{where}: {key} is not known. Save the LoRA without it, if it changes nothing.')
+        if name in LoraHeader.__dataclass_fields__:
+            kept[name] = value
         elif name == 'init_lora_weights' and not neutral[name] or name not in (*TRAINING, 'init_lora_weights') and value != neutral[name]:
-            raise UserError(f'{where}: {key} is {value!r:.100}, which is not applied here. Use a LoRA that was trained without it.')
+            raise UserError(f'{where}: {key} is {value!r:.100}, which is not applied here. Use a LoRA that was trained '
+                            'without it.')
     return checked(LoraHeader, kept, where)
 
 # %% ../../nbs/3_adapters/33_lora.ipynb #a28fbd2d
@@ -229,7 +245,9 @@ def read_lora(
     header = _header(words, prefix, ranks, file)
     for layer, rank in ranks.items():
         said = header.rank_pattern.get(get_pattern_key(header.rank_pattern.keys(), layer), header.r)
-        if said != rank: raise UserError(f'{file}, {SETTINGS}: r or rank_pattern says {said} for {layer}, and its weights have rank {rank}. Save the LoRA again.')
+        if said != rank:
+            raise UserError(f'{file}, {SETTINGS}: r or rank_pattern says {said} for {layer}, and its weights have rank '
+                            f'{rank}. Save the LoRA again.')
     config = LoraConfig(r=header.r, lora_alpha=header.lora_alpha, rank_pattern=header.rank_pattern, alpha_pattern=header.alpha_pattern,
                         use_rslora=header.use_rslora, target_modules=[*ranks])
     return config, state
@@ -242,7 +260,8 @@ def _replace(
     state:dict[str,Tensor],   # Its weights
 ):
     "Put a LoRA where ours was"
-    if 'peft_config' in vars(transformer): remove_lora(transformer)
+    if 'peft_config' in vars(transformer):
+        remove_lora(transformer)
     _attach(transformer, config)
     for name, parameter in lora_parameters(transformer).items():
         parameter.copy_(state[name.replace(f'.{ADAPTER}.', '.')])
@@ -260,7 +279,8 @@ def load_lora(
         _replace(transformer, config, state)
         done = True
     finally:
-        if not done: _restore(transformer, before, scalings)
+        if not done:
+            _restore(transformer, before, scalings)
 
 def _restore(
     transformer:nn.Module, # After a replacement that failed
@@ -268,8 +288,10 @@ def _restore(
     scalings:list[float],  # Its strength in each layer
 ):
     "Bring the earlier LoRA back, or the base model"
-    if before is not None: _replace(transformer, *before)
-    else: remove_lora(transformer)
+    if before is not None:
+        _replace(transformer, *before)
+    else:
+        remove_lora(transformer)
     for layer, scaling in zip(_layers(transformer), scalings):
         layer.scaling[ADAPTER] = scaling
 
@@ -278,8 +300,10 @@ def remove_lora(
 ):
     "Take the LoRA away; the transformer is the base again"
     others = set(vars(transformer).get('peft_config', {})) - {ADAPTER}
-    if others: transformer.delete_adapters(ADAPTER)
-    else: transformer.unload_lora()
+    if others:
+        transformer.delete_adapters(ADAPTER)
+    else:
+        transformer.unload_lora()
 
 
 # %% ../../nbs/3_adapters/33_lora.ipynb #81d7c896

@@ -41,7 +41,8 @@ class FaceMapper(nn.Module):
         self.first = nn.Linear(config.id_dim, config.hidden)
         self.last = nn.Linear(config.hidden, config.tokens*config.width)
         self.norm = nn.LayerNorm(config.width)
-        for layer in (self.first, self.last): nn.init.xavier_uniform_(layer.weight, generator=generator)
+        for layer in (self.first, self.last):
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
         nn.init.zeros_(self.first.bias)
         nn.init.normal_(self.last.bias, std=.5, generator=generator)
 
@@ -50,7 +51,8 @@ class FaceMapper(nn.Module):
     )->Tensor:           # (B, K, D)
         "The tokens of each person"
         if id_embed.ndim != 2 or id_embed.shape[1] != self.config.id_dim:
-            raise ValueError(f'The mapper takes identity embeddings (B, {self.config.id_dim}); this is {tuple(id_embed.shape)}. Use the encoder it was trained with.')
+            raise ValueError(f'The mapper takes identity embeddings (B, {self.config.id_dim}); this is '
+                             f'{tuple(id_embed.shape)}. Use the encoder it was trained with.')
         e = id_embed.to(self.first.weight.dtype) * self.config.id_dim**.5
         tokens = self.last(nn.functional.gelu(self.first(e)))  # (B, K D)
         tokens = self.norm(tokens.unflatten(-1, (self.config.tokens, self.config.width)))

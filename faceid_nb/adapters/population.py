@@ -79,7 +79,8 @@ def save_half(
     branch:FaceBranch, # Trained; its weights are 16 bits afterwards
 )->Path:               # `path`
     "The branch in 16 bits; `load_branch` widens it again"
-    for p in branch.parameters(): p.data = p.data.half()
+    for p in branch.parameters():
+        p.data = p.data.half()
     return save_branch(path, branch)
 
 # %% ../../nbs/3_adapters/34_population.ipynb #275ac4e8
@@ -93,7 +94,11 @@ def start_branch(
     if start is None: return attach_face_branch(host, config, generator)
     theirs, mine = asdict(read_branch(start)[0]), asdict(config)
     fixed = [f'{name} {theirs[name]} where {mine[name]} is wanted' for name in ('width', 'id_dim') if theirs[name] != mine[name]]
-    if fixed: raise UserError(f'{start} was made for another model: {", ".join(fixed)}. Set model.face_branch= for a fresh branch')
+    if fixed:
+        raise UserError(f'{start} was made for another model: {", ".join(fixed)}. Set model.face_branch= for a fresh '
+                        'branch')
     differ = [f'mapper.{name}={value}' for name, value in theirs.items() if value != mine[name]]
-    if differ: raise UserError(f'{start} has other sizes than the recipe: set {", ".join(differ)}, or model.face_branch= for a fresh branch')
+    if differ:
+        raise UserError(f'{start} has other sizes than the recipe: set {", ".join(differ)}, or model.face_branch= for '
+                        'a fresh branch')
     return load_branch(start, host)

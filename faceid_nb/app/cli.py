@@ -29,7 +29,8 @@ def read_pairs(
 )->dict[str, str]:          # Key -> text of the value
     "Read the `key=value` words of a command line"
     wrong = [pair for pair in pairs if '=' not in pair[1:]]
-    if wrong: raise ValueError(f"{wrong[0]!r} is not key=value; write for example seed=3 (see `faceid recipes` for all keys)")
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is not key=value; write for example seed=3 (see `faceid recipes` for all keys)")
     return dict(pair.split('=', 1) for pair in pairs)
 
 def read_path(
@@ -87,7 +88,8 @@ class Grammar(argparse.ArgumentParser):
     "Say in one line what is wrong with the words of a command"
     def error(self, message):
         missing = message.removeprefix('the following arguments are required: ').split(',')[0]
-        if missing != message and missing in EXAMPLES: message = f'{missing.upper()} is missing; write for example: {self.prog} {EXAMPLES[missing]}'
+        if missing != message and missing in EXAMPLES:
+            message = f'{missing.upper()} is missing; write for example: {self.prog} {EXAMPLES[missing]}'
         self.exit(2, f'faceid: {message} (see {self.prog} --help)\n')
 
 def build_parser()->Grammar:
@@ -111,7 +113,8 @@ def read_words(
     if asked.verb is None and not asked.rest:
         parser.print_help()
         return None
-    late = [word for word in asked.rest if not word.startswith('-')]  # argparse stops at the first option; choices may stand behind it
+    # argparse stops at the first option; choices may stand behind it
+    late = [word for word in asked.rest if not word.startswith('-')]
     if 'pairs' in asked:
         asked.pairs, asked.rest = asked.pairs + late, [word for word in asked.rest if word not in late]
     if asked.rest and asked.verb != 'pretrain':
@@ -123,14 +126,18 @@ def _recipe(asked):
     from faceid_nb.app.phases import open_run
     from faceid_nb.app.recipes import open_recipe
     pairs = read_pairs(asked.pairs)
-    if asked.verb == 'run' and '=' in asked.recipe: raise ValueError(f'The name of a recipe comes first; write for example: faceid run tiny {asked.recipe}')
+    if asked.verb == 'run' and '=' in asked.recipe:
+        raise ValueError(f'The name of a recipe comes first; write for example: faceid run tiny {asked.recipe}')
     if asked.verb == 'run': return open_recipe(asked.recipe, pairs)
     if asked.verb == 'demo': return open_recipe('tiny', {'seed': asked.seed} | pairs)
     if asked.verb not in ('curate', 'scan'): return open_run(asked.run, pairs)
     words = {'inputs.photos': str(asked.photos)}
-    if asked.pack_root: words['pack.root'] = str(asked.pack_root.absolute())
-    if asked.pack: words['pack.name'] = asked.pack
-    if asked.reference: words['inputs.reference'] = str(asked.reference)
+    if asked.pack_root:
+        words['pack.root'] = str(asked.pack_root.absolute())
+    if asked.pack:
+        words['pack.name'] = asked.pack
+    if asked.reference:
+        words['inputs.reference'] = str(asked.reference)
     return open_recipe(asked.recipe, words | pairs)
 
 # %% ../../nbs/9_interfaces/92_cli.ipynb #88aa0002
@@ -140,7 +147,8 @@ def _one_phase(asked):
     from faceid_nb.app.store import claimed
     recipe = _recipe(asked)
     folder = asked.run if asked.verb != 'curate' else run_place(recipe, asked.folder)
-    with claimed(folder): step = PHASES[asked.verb](recipe, folder)
+    with claimed(folder):
+        step = PHASES[asked.verb](recipe, folder)
     print(told(step, folder))
 
 # %% ../../nbs/9_interfaces/92_cli.ipynb #d2d86678
@@ -157,7 +165,8 @@ def _run(asked):
     from faceid_nb.app.store import claimed
     recipe = _recipe(asked)
     folder = run_place(recipe, asked.folder)
-    with claimed(folder): run_notebooks(asked.recipe, read_pairs(asked.pairs), folder)
+    with claimed(folder):
+        run_notebooks(asked.recipe, read_pairs(asked.pairs), folder)
     print(results(folder))
 
 def _demo(asked):
@@ -165,7 +174,8 @@ def _demo(asked):
     from faceid_nb.app.store import claimed
     folder = asked.folder or Path('runs/demo')
     recipe = _recipe(asked)
-    with claimed(folder): run_all(recipe, folder)
+    with claimed(folder):
+        run_all(recipe, folder)
     print(results(folder))
 
 def _scan(asked):
@@ -185,7 +195,9 @@ def _scan(asked):
 
 def _agreed():
     "Ask the user to type yes; refuse where nobody can"
-    if not sys.stdin.isatty(): raise ValueError('forget asks before it removes, and here nobody can answer: look with --dry-run, then add --yes')
+    if not sys.stdin.isatty():
+        raise ValueError('forget asks before it removes, and here nobody can answer: look with --dry-run, then add '
+                         '--yes')
     return input('Remove all of this for good? Type yes: ').strip().lower() == 'yes'
 
 def _forget(asked):
@@ -197,7 +209,8 @@ def _forget(asked):
         return
     if not asked.yes and not _agreed(): raise ValueError('nothing was removed')
     left = forget(known)
-    print(f'{asked.person} is forgotten: {left.searched} files below {asked.runs} looked through, {left.files} files, {left.rows} index lines and {left.runs} run folders left')
+    print(f'{asked.person} is forgotten: {left.searched} files below {asked.runs} looked through, {left.files} files, '
+          f'{left.rows} index lines and {left.runs} run folders left')
     print(unseen_text(known))
 
 def _compare(asked):
@@ -220,8 +233,10 @@ STOPPED = 'faceid: stopped; the same command goes on from here'
 
 def _say(line):
     "Print one line to stderr, if anybody is there to read it"
-    try: print(line, file=sys.stderr, flush=True)
-    except OSError: sys.stderr = None  # the terminal is gone
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = None  # the terminal is gone
 
 def _reader_gone():
     "Say whether nobody reads our output any more; if so, throw away what is left of it"
@@ -248,12 +263,17 @@ class Door:
         if stop_asked() or issubclass(kind, KeyboardInterrupt):
             stop_heard()
             self.code, line = 130, STOPPED
-        elif issubclass(kind, BrokenPipeError) and _reader_gone(): self.code, line = 141, ''
-        elif issubclass(kind, (ValueError, OSError)): self.code, line = 2, 'faceid: ' + ' '.join(f'{error}'.split())
-        elif import_module('faceid_nb.core.errors').out_of_memory(error): self.code, line = 2, f'faceid: memory ran out ({" ".join(f"{error}".split())[:160] or "the machine has no more"}). Close other programs, or choose a smaller size, num_frames or training.batch_size.'
+        elif issubclass(kind, BrokenPipeError) and _reader_gone():
+            self.code, line = 141, ''
+        elif issubclass(kind, (ValueError, OSError)):
+            self.code, line = 2, 'faceid: ' + ' '.join(f'{error}'.split())
+        elif import_module('faceid_nb.core.errors').out_of_memory(error):
+            self.code, line = 2, f'faceid: memory ran out ({" ".join(f"{error}".split())[:160] or "the machine has no more"}). Close other programs, or choose a smaller size, num_frames or training.batch_size.'
         else: return
-        if self.debug and self.code == 2: traceback.print_exc()
-        if line: _say(line)
+        if self.debug and self.code == 2:
+            traceback.print_exc()
+        if line:
+            _say(line)
         return True
 
 # %% ../../nbs/9_interfaces/92_cli.ipynb #88aa0005
@@ -271,16 +291,20 @@ def _leave():
 def _end(code):
     "End the process without taking Python apart, after what was registered for the end"
     atexit._run_exitfuncs()
-    if sys.stdout is not None and not _reader_gone(): sys.stdout.flush()
+    if sys.stdout is not None and not _reader_gone():
+        sys.stdout.flush()
     os._exit(code)
 
 def _command(asked):
-    if not asked.debug: warnings.simplefilter('ignore')
+    if not asked.debug:
+        warnings.simplefilter('ignore')
     work, modules = WORK[asked.verb]
     for name in modules:
         import_module(name)
-    with leaving(None): work(asked)
-    if sys.stdout is not None: sys.stdout.flush()
+    with leaving(None):
+        work(asked)
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 def main(
     arguments:list[str]|None = None,  # Words after `faceid`; those of the process when not given
@@ -290,10 +314,12 @@ def main(
     with stoppable(), leaving(_leave if own else None):
         with Door() as door:
             for stream in (sys.stdout, sys.stderr):
-                if isinstance(stream, io.TextIOWrapper): stream.reconfigure(errors='backslashreplace')
+                if isinstance(stream, io.TextIOWrapper):
+                    stream.reconfigure(errors='backslashreplace')
             asked = read_words(arguments)
             if asked is None: return 0
             door.debug = asked.debug
             _command(asked)
-        if own and door.code == 130: _end(130)
+        if own and door.code == 130:
+            _end(130)
     return door.code

@@ -63,7 +63,8 @@ def _draw_person(place, generator, n_good, bad):
     from faceid_nb.world.scenes import write_subject
     truth = write_subject(place/'photos', generator, n_good, bad)
     for file, photo in truth['photos'].items():
-        around = ', '.join(photo['caption'].split(', ')[2:])  # "a photo of a person standing, full body, wearing a red shirt, in a park"
+        # "a photo of a person standing, full body, wearing a red shirt, in a park"
+        around = ', '.join(photo['caption'].split(', ')[2:])
         write_atomic((place/'photos'/file).with_suffix('.txt'), lambda path: path.write_text(around, encoding='utf-8'))
 
 def find_photos(
@@ -82,7 +83,8 @@ def find_strangers(
     folder:Path,    # Run folder, where drawn ones go
 )->Path|None:       # Folder of photos of other people; None when there is none
     "Find photos of other people, the floor of every score"
-    if recipe.inputs.strangers: return _given_photos(recipe.inputs.strangers, 'inputs.strangers', 'photos of other people')
+    if recipe.inputs.strangers:
+        return _given_photos(recipe.inputs.strangers, 'inputs.strangers', 'photos of other people')
     if not recipe.inputs.drawn: return None
     return _drawn(recipe, folder, 'stranger', lambda place, g: _draw_person(place, g, 8, ()), 8)/'photos'
 
@@ -110,16 +112,19 @@ def read_note(
     except (ValueError, RecursionError) as error:
         raise UserError(f'{path} is not JSON ({str(error)[:80]}); mend it or take it away from the clip') from None
     found = {key: note[key] for key in KEYS if key in note} if isinstance(note, dict) else {}
-    if not found: say_once(f'{path} is not used: it has neither of our keys, {" and ".join(KEYS)}')
+    if not found:
+        say_once(f'{path} is not used: it has neither of our keys, {" and ".join(KEYS)}')
     if not isinstance(found.get('caption', ''), str):
-        raise UserError(f'{path}: caption must be text, got {found["caption"]!r:.60}; write words for the clip or remove the key')
+        raise UserError(f'{path}: caption must be text, got {found["caption"]!r:.60}; write words for the clip or '
+                        'remove the key')
     if found.get('keypoints', []) != []:
         try:
             shape, finite = np.shape(found['keypoints']), np.isfinite(np.array(found['keypoints'], np.float64)).all()
         except (ValueError, TypeError, OverflowError):
             shape, finite = 'uneven rows', False
         if shape != (num_frames, 5, 2) or not finite:
-            raise UserError(f'{path}: keypoints must be {num_frames} frames of 5 points of 2 numbers, got {shape}; correct it or remove the key')
+            raise UserError(f'{path}: keypoints must be {num_frames} frames of 5 points of 2 numbers, got {shape}; '
+                            'correct it or remove the key')
     return found
 
 def _words(recipe, name, pose):

@@ -195,8 +195,10 @@ def check_device(
         raise UserError(f'model.device={device} is not a device. Write cpu, mps, cuda or cuda:0.') from None
     there = {'cpu': 1, 'cuda': torch.cuda.device_count(), 'mps': int(torch.backends.mps.is_available())}.get(wanted.type, 0)
     kind = {'cuda': 'a CUDA GPU', 'mps': 'an Apple GPU'}.get(wanted.type, wanted.type)
-    if not there: raise UserError(f'model.device={device} needs {kind} and none was found. Add model.device=cpu to try it slowly.')
-    if (wanted.index or 0) >= there: raise UserError(f'model.device={device} is not there: this machine has {there}, counted from 0.')
+    if not there:
+        raise UserError(f'model.device={device} needs {kind} and none was found. Add model.device=cpu to try it slowly.')
+    if (wanted.index or 0) >= there:
+        raise UserError(f'model.device={device} is not there: this machine has {there}, counted from 0.')
 
 def check_machine(
     folder:Path,    # A diffusers folder

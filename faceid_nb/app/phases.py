@@ -83,7 +83,8 @@ def check_owner(
     if subject == recipe.subject and (before == now or was_moved(folder, before, now)): return
     whose = f'{subject!r} with {f"the photos in {before}" if before else "drawn photos"}'
     other = free_name(folder.with_name(Path(now).parent.name or folder.name))
-    raise UserError(f'{folder} is the run of {whose}, not of {recipe.subject!r} with {f"those in {now}" if now else "drawn ones"}. Add --folder {other} to start another run.')
+    raise UserError(f'{folder} is the run of {whose}, not of {recipe.subject!r} with '
+                    f'{f"those in {now}" if now else "drawn ones"}. Add --folder {other} to start another run.')
 
 # %% ../../nbs/8_app/86_phases.ipynb #b899f333
 PLANS = {}  # Name of a phase -> function of the recipe, the run folder and the phase before
@@ -127,10 +128,13 @@ def check_run(
     pack_home(recipe)
     if through != 'curate' and inside(folder, 'run.json').exists() and _same_pack(recipe, noted := read_run(folder)):
         check_noted(recipe, noted.face_models)
-    if recipe.inputs.photos or not drawn: find_photos(recipe, folder)
-    if recipe.inputs.strangers: find_strangers(recipe, folder)
+    if recipe.inputs.photos or not drawn:
+        find_photos(recipe, folder)
+    if recipe.inputs.strangers:
+        find_strangers(recipe, folder)
     reference = Path(recipe.inputs.reference).expanduser()
-    if recipe.inputs.reference and not reference.is_file(): raise UserError(f'{reference} is not a file. inputs.reference needs one photo of the person.')
+    if recipe.inputs.reference and not reference.is_file():
+        raise UserError(f'{reference} is not a file. inputs.reference needs one photo of the person.')
     if through in ORDER[:2]: return
     dances = find_dances(recipe, folder) if recipe.inputs.dances or through in ORDER[3:] and not drawn else []
     todo = unfinished(recipe, folder, through)
@@ -141,7 +145,8 @@ def check_run(
     check_machine(model, recipe.model.device)
     if 'train' not in todo: return
     check_faces(face_finder(recipe), recipe.mapper.id_dim, pack_place(recipe)[1])
-    if start := branch_place(recipe): check_branch(start, recipe.mapper)
+    if start := branch_place(recipe):
+        check_branch(start, recipe.mapper)
     need_space(folder, training_bytes(model, targets, recipe.lora.rank))
 
 # %% ../../nbs/8_app/86_phases.ipynb #44c1a675

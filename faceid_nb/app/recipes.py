@@ -36,7 +36,8 @@ def _none(value):
     return None if isinstance(value, str) and value.lower() in ('none', '') else value
 
 def _whole_tiles(size):
-    if size[0] % 16 or size[1] % 16: raise ValueError(f'must be two multiples of 16, height x width, got {size[0]}x{size[1]}')
+    if size[0] % 16 or size[1] % 16:
+        raise ValueError(f'must be two multiples of 16, height x width, got {size[0]}x{size[1]}')
     return size
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -152,13 +153,21 @@ class Recipe:
 
     def __post_init__(self):
         t = self.training
-        if not t.train_mapper and not t.train_lora: raise ValueError('training.train_mapper and training.train_lora are both off: there is nothing to train')
-        if t.steps_b and not t.train_lora: raise ValueError(f'training.steps_b={t.steps_b} trains the LoRA alone, and training.train_lora is off: set training.steps_b=0')
-        if t.train_mapper and not t.steps_a: raise ValueError('training.steps_a=0 leaves the face branch untrained: set at least 1, or training.train_mapper=false')
-        if not t.steps_a + t.steps_b: raise ValueError('training.steps_a and training.steps_b are both 0: set at least one of them')
+        if not t.train_mapper and not t.train_lora:
+            raise ValueError('training.train_mapper and training.train_lora are both off: there is nothing to train')
+        if t.steps_b and not t.train_lora:
+            raise ValueError(f'training.steps_b={t.steps_b} trains the LoRA alone, and training.train_lora is off: set '
+                             'training.steps_b=0')
+        if t.train_mapper and not t.steps_a:
+            raise ValueError('training.steps_a=0 leaves the face branch untrained: set at least 1, or '
+                             'training.train_mapper=false')
+        if not t.steps_a + t.steps_b:
+            raise ValueError('training.steps_a and training.steps_b are both 0: set at least one of them')
         if self.curation.heldout + self.cutting.reference >= 1:
-            raise ValueError('curation.heldout and cutting.reference leave no photo to train on: their sum must be less than 1')
-        if self.pack.kind == 'opencv' and not self.pack.root: raise ValueError('pack.kind=opencv needs pack.root=FOLDER with the two files of YuNet and SFace')
+            raise ValueError('curation.heldout and cutting.reference leave no photo to train on: their sum must be '
+                             'less than 1')
+        if self.pack.kind == 'opencv' and not self.pack.root:
+            raise ValueError('pack.kind=opencv needs pack.root=FOLDER with the two files of YuNet and SFace')
 
 # %% ../../nbs/8_app/83_recipes.ipynb #1850f35b
 def tiny()->Recipe:
@@ -211,8 +220,10 @@ def known_keys(
     keys = {}
     for f in fields(config):
         value = getattr(config, f.name)
-        if is_dataclass(value): keys |= known_keys(value, f'{prefix}{f.name}.')
-        else: keys[prefix + f.name] = value
+        if is_dataclass(value):
+            keys |= known_keys(value, f'{prefix}{f.name}.')
+        else:
+            keys[prefix + f.name] = value
     return keys
 
 # %% ../../nbs/8_app/83_recipes.ipynb #f78d5772
@@ -250,7 +261,8 @@ def with_overrides(
     overrides:dict[str, object], # Dotted key -> value or its text
 )->Recipe:                       # The variant
     "Change some choices of a recipe; all keys and values are checked, and every wrong one is named"
-    if not isinstance(overrides, dict): raise UserError(f"overrides must be key-value pairs, for example {{'seed': 3}}, got {overrides!r}")
+    if not isinstance(overrides, dict):
+        raise UserError(f"overrides must be key-value pairs, for example {{'seed': 3}}, got {overrides!r}")
     for key in overrides:
         _check_key(recipe, key)
     return _changed(recipe, overrides)
@@ -305,7 +317,8 @@ def branch_place(
         raise UserError(f'model.face_branch={recipe.model.face_branch} was trained on the embeddings of the face pack of this package, not of '
                         f'{pack_place(recipe)[1]}. Add model.face_branch= to train from scratch.')
     if not path.is_file():
-        raise UserError(f'model.face_branch={path} is not a file. Give a pretrained face branch (.safetensors), or nothing to train from scratch.')
+        raise UserError(f'model.face_branch={path} is not a file. Give a pretrained face branch (.safetensors), or '
+                        'nothing to train from scratch.')
     if path.parent.name == 'train' and (path.parent.parent/'run.json').is_file():
         raise UserError(f'model.face_branch={path} was trained on the photos of one person and belongs to that run. '
                         'Give a branch that was pretrained on many people, or nothing to train from scratch.')

@@ -131,8 +131,10 @@ def photo_cards(
     "All photos that were given, with what was decided"
     photos, cards = find_photos(recipe, folder), []
     for record in load_manifest(Path(folder)/'curate').photos:
-        try: image = fit_within(read_photo(photos/record.file, recipe.curation.max_pixels).image, (240, 240))
-        except Unreadable: image = np.full((240, 180, 3), 200, np.uint8)
+        try:
+            image = fit_within(read_photo(photos/record.file, recipe.curation.max_pixels).image, (240, 240))
+        except Unreadable:
+            image = np.full((240, 180, 3), 200, np.uint8)
         cards.append(PhotoCard(image, record.file, record.status == 'kept', record.text if record.reason is None else f'{record.reason}: {record.text}'))
     return cards
 
@@ -202,7 +204,8 @@ def measure(
     scores = {one: {name: score_track(track, gallery) for name, track in by.items()} for one, by in tracks.items()}
     real, stranger = real_ceiling(gallery), stranger_scores(folder, gallery)
     rows = {one: summarise(list(by.values())) for one, by in scores.items()} | {'real': summarise(real), 'stranger': summarise(stranger)}
-    if not stranger.found.any(): rows['stranger']['frames'] = 0
+    if not stranger.found.any():
+        rows['stranger']['frames'] = 0
     motion = {one: summarise_motion([by[d.name] for d in dances], [wanted_points(d, recipe.num_frames) for d in dances], recipe.size[1]) for one, by in tracks.items()}
     data = ReportData(f'{recipe.subject}, seed {recipe.seed}', photo_cards(recipe, folder), poses, clips, scores, real, stranger, recipe.sampling.fps, motion=motion, facts=facts_of(recipe), about_photos=about_photos(folder),
                       began_with=start.name if (start := branch_place(recipe)) else '')
@@ -225,7 +228,8 @@ def plan_evaluate(
     def work(place):
         start = time.perf_counter()
         rows = measure(recipe, folder, place)
-        drawn = sum(read_step(mark.parent, mark.parent.name).seconds for mark in (folder/'input').glob('*/phase.json'))  # drawing the inputs counts as curation
+        # drawing the inputs counts as curation
+        drawn = sum(read_step(mark.parent, mark.parent.name).seconds for mark in (folder/'input').glob('*/phase.json'))
         seconds = {name: step.seconds for name, step in steps.items()}
         seconds |= {'curate': seconds['curate'] + drawn, 'evaluate': time.perf_counter() - start}
         summary = summary_of(recipe, {name: steps['curate'].result[name] for name in ('given', 'kept')}, rows, seconds)
@@ -309,7 +313,9 @@ def compare(
     if not folders: raise UserError('No run folder given. Name at least one, for example runs/demo.')
     missing = [folder for folder in folders if not (Path(folder)/'summary.json').is_file()]
     folders = [folder for folder in folders if folder not in missing]
-    if not folders: raise UserError(f'{missing[0]} holds no summary.json. Give run folders that were evaluated (`faceid evaluate RUN`).')
+    if not folders:
+        raise UserError(f'{missing[0]} holds no summary.json. Give run folders that were evaluated (`faceid evaluate '
+                        'RUN`).')
     runs = [read_json_as(Path(folder)/'summary.json', Summary) for folder in folders]
     names = [name for name in runs[0].identity if all(name in run.identity for run in runs)]
     called = [f'{run.subject}, seed {run.seed}' for run in runs]

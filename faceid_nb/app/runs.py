@@ -87,14 +87,17 @@ def _wait(
             wait([future], timeout=.1)
             if not stop_asked(): continue
             now = monotonic()
-            if until is None: until, again = now + PATIENCE, now
+            if until is None:
+                until, again = now + PATIENCE, now
             if now > until: return
             if now >= again:
                 again = now + 2
-                for kernel in started: kernel.send_signal(signal.SIGINT)
+                for kernel in started:
+                    kernel.send_signal(signal.SIGINT)
     finally:
         if not future.done():
-            for kernel in started: kernel.kill()
+            for kernel in started:
+                kernel.kill()
 
 def _apart(
     notebook:Path,
@@ -116,7 +119,8 @@ def _apart(
         with ThreadPoolExecutor(1) as thread:
             future = thread.submit(work)
             _wait(future, Kernel.started)
-        try: future.result()
+        try:
+            future.result()
         except PapermillExecutionError as error: raise _as_here(notebook, error) from error
         except (DeadKernelError, RuntimeError) as error: raise _dead(notebook, Kernel.started, output) from error
 
@@ -129,7 +133,8 @@ def _as_here(notebook, error):
     "Turn papermill's error into the one that the cell raised"
     if _is_a(error.ename, [KeyboardInterrupt]): return Stop()
     if _is_a(error.ename, [ValueError, OSError]): return UserError(error.evalue)
-    if error.ename == 'OutOfMemoryError' or _is_a(error.ename, [MemoryError]) or out_of_memory(RuntimeError(error.evalue)): return MemoryError(error.evalue)
+    if error.ename == 'OutOfMemoryError' or _is_a(error.ename, [MemoryError]) or out_of_memory(RuntimeError(error.evalue)):
+        return MemoryError(error.evalue)
     return RuntimeError(f'{notebook.name} failed with {error.ename}: {error.evalue}')
 
 def _dead(notebook, started, output):
@@ -137,7 +142,9 @@ def _dead(notebook, started, output):
     code = started[-1].wait() if started else None
     output.seek(0)
     last = (output.read().decode(errors='replace').strip().splitlines() or ['no words'])[-1][:200]
-    if code == -9: return UserError(f'The system killed the process that ran {notebook.name}: memory ran out. Close other programs or choose smaller settings, and run the same command again.')
+    if code == -9:
+        return UserError(f'The system killed the process that ran {notebook.name}: memory ran out. Close other '
+                         'programs or choose smaller settings, and run the same command again.')
     return RuntimeError(f'The process that ran {notebook.name} ended with code {code}: {last}')
 
 # %% ../../nbs/9_interfaces/91_runs.ipynb #87aa0006
@@ -158,7 +165,8 @@ def run_notebook(
     def work(aside):
         aside.touch()
         make_private(aside)
-        try: _apart(notebook, aside, parameters, cwd, timeout)
+        try:
+            _apart(notebook, aside, parameters, cwd, timeout)
         except (Stop, UserError, RuntimeError, MemoryError) as error:
             if not stop_asked(): raise
             if not _is_whole(aside): raise Stop from error

@@ -78,7 +78,9 @@ def read_step(
     path = inside(folder, 'phase.json')
     if not path.exists(): return None
     step = read_json_as(path, Step)
-    if step.name != name: raise UserError(f'{path} describes the phase {step.name!r}, not {name!r}. It was copied or edited: restore it, or use another run folder.')
+    if step.name != name:
+        raise UserError(f'{path} describes the phase {step.name!r}, not {name!r}. It was copied or edited: restore it, '
+                        'or use another run folder.')
     for file in step.all_files:
         try:
             inside(folder, file)
@@ -141,7 +143,9 @@ def begin(
     clear_leftovers(partial)
     there = files_below(partial)
     for path in there:
-        if path.is_symlink(): raise UserError(f'{path} is a link. Work never goes through links: remove it, and run the same command again.')
+        if path.is_symlink():
+            raise UserError(f'{path} is a link. Work never goes through links: remove it, and run the same command '
+                            'again.')
     if started is None:
         others = [path.relative_to(partial).as_posix() for path in there if path.name not in MARKS]
         write_json(partial/'started.json', asdict(Started(key, tuple(makes), tuple(others))))
@@ -195,7 +199,9 @@ def check_place(
     "Refuse work whose result could not be put in its place"
     place, partial = inside(folder, name), inside(folder, f'{name}{PARTIAL}')
     for one in (place, partial):
-        if one.exists() and not one.is_dir(): raise UserError(f'{one} is a file, and the phase needs a folder of that name. Move it away, or choose another run folder.')
+        if one.exists() and not one.is_dir():
+            raise UserError(f'{one} is a file, and the phase needs a folder of that name. Move it away, or choose '
+                            'another run folder.')
     shown(folder)
     old = read_step(place, name) if place.is_dir() else None
     clear_leftovers(place)
@@ -204,7 +210,8 @@ def check_place(
     known = old.all_files if old else {}
     for file in makes:
         if not set('*?[') & set(file) and os.path.lexists(place/file) and file not in known:
-            raise UserError(f'{place/file} was not made by this run and is in the way of its result. Rename it, and run the same command again.')
+            raise UserError(f'{place/file} was not made by this run and is in the way of its result. Rename it, and '
+                            'run the same command again.')
 
 def take_over(
     place:Path,     # Result of the same request, damaged
@@ -272,7 +279,8 @@ def do_step(
     return read_step(place, name)
 
 # %% ../../nbs/8_app/81_store.ipynb #80a732bf
-RUN_FILES = ('run.json', 'looks/*/*.safetensors')  # What a run writes outside of its phases before the first of them is whole
+# What a run writes outside of its phases before the first of them is whole
+RUN_FILES = ('run.json', 'looks/*/*.safetensors')
 
 def run_files(
     folder:Path,        # Run folder; may not exist
@@ -325,7 +333,8 @@ def _undone(folder, there):
     before = set() if begun else set(run_files(folder))
     if begun:
         clear_leftovers(folder)
-    try: yield
+    try:
+        yield
     except (ValueError, OSError):
         whole = any(folder.glob('*/phase.json')) or (folder/'whom.png').exists()
         if not begun and not whole:

@@ -65,9 +65,11 @@ def face_scale_slider(
         scale = round(slider.value, 4)
         panel.note.value = f'face_scale {scale} ...'
         try:
-            if scale not in panel.seen: panel.seen[scale] = gif_bytes(preview(scale), fps)
+            if scale not in panel.seen:
+                panel.seen[scale] = gif_bytes(preview(scale), fps)
             panel.picture.value, panel.note.value = panel.seen[scale], f'face_scale {scale}'
-        except ValueError as error: panel.note.value = f'{error}'
+        except ValueError as error:
+            panel.note.value = f'{error}'
     slider.observe(show, 'value')
     show(None)
     return panel
@@ -81,11 +83,14 @@ def thumb_bytes(
     side:int = 300,   # Longest side of the thumbnail, pixels
 )->bytes:             # JPEG
     "A photo made small, a frame around the face that decided; grey where it cannot be read"
-    try: image = Image.fromarray(read_photo(path).image)
-    except Unreadable: image = Image.new('RGB', (side, side), '#c8c8c8')
+    try:
+        image = Image.fromarray(read_photo(path).image)
+    except Unreadable:
+        image = Image.new('RGB', (side, side), '#c8c8c8')
     scale = min(side/max(image.size), 1.)
     image = image.resize([max(1, round(v*scale)) for v in image.size], Image.Resampling.LANCZOS)
-    if record.face: ImageDraw.Draw(image).rectangle([v*scale for v in record.face['box']], outline=FACE, width=2)
+    if record.face:
+        ImageDraw.Draw(image).rectangle([v*scale for v in record.face['box']], outline=FACE, width=2)
     store = io.BytesIO()
     image.save(store, 'JPEG', quality=88)
     return store.getvalue()
@@ -94,7 +99,8 @@ def verdict_line(
     record:Record,    # What was decided
 )->str:               # A few words
     "A verdict with its number"
-    if record.status == 'kept': return f'{record.split} ' + ('by hand' if record.text.startswith('accepted by hand') else f'{record.number:.2f}')
+    if record.status == 'kept':
+        return f'{record.split} ' + ('by hand' if record.text.startswith('accepted by hand') else f'{record.number:.2f}')
     return 'by hand' if record.reason == 'by_hand' else f'{record.reason} {record.number:.2g}'
 
 # %% ../../nbs/9_interfaces/93_widgets.ipynb #896fb61f
@@ -169,20 +175,25 @@ class PhotoPanel:
     def say(self, file:str, keep:bool|None)->bool:
         "Carry a decision out; False and a sentence in the note when it cannot be"
         self.note.value = f'{escape(file)} ...'
-        try: self.manifest = self.decide(file, keep)
-        except ValueError as error: self.note.value = f'<span style="color:{RED}">{escape(str(error))}</span>'
+        try:
+            self.manifest = self.decide(file, keep)
+        except ValueError as error:
+            self.note.value = f'<span style="color:{RED}">{escape(str(error))}</span>'
         else: return self.paint() or True
         return False
 
     def choose(self, record:Record, keep:bool):
         "Accept or reject a photo, so that it can be undone"
         before = self.said(record)
-        if (record.status == 'kept') != keep and self.say(record.file, keep): self.done.append((record.file, before))
+        if (record.status == 'kept') != keep and self.say(record.file, keep):
+            self.done.append((record.file, before))
 
     def undo(self):
         "Take the latest decision back, and go there"
-        if not self.done: self.note.value = 'nothing to undo'
-        elif self.say(*self.done[-1]): self.at.value = 1 + [p.file for p in self.manifest.photos].index(self.done.pop()[0])
+        if not self.done:
+            self.note.value = 'nothing to undo'
+        elif self.say(*self.done[-1]):
+            self.at.value = 1 + [p.file for p in self.manifest.photos].index(self.done.pop()[0])
 
     def turn(self, file:str):
         "Accept what was rejected, reject what was kept"
@@ -225,9 +236,12 @@ def photo_picker(
     panel = PhotoPanel(manifest, decide, columns, buttons, cells, keys, at, picture, ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.VBox([]).add_class('faceid-photos'))
     bar = ipywidgets.HBox([at, *keys.values()], layout=ipywidgets.Layout(flex_flow='row wrap'))
     panel.box.children = (panel.note, bar, ipywidgets.HBox([picture, panel.words]), wall, key_listener())
-    for file, button in buttons.items(): button.on_click(lambda _, file=file: panel.turn(file))
-    for name, step in (('previous', -1), ('next', 1), ('up', -columns), ('down', columns)): keys[name].on_click(lambda _, step=step: panel.move(step))
-    for name, keep in (('accept', True), ('reject', False)): keys[name].on_click(lambda _, keep=keep: panel.choose(panel.photo, keep))
+    for file, button in buttons.items():
+        button.on_click(lambda _, file=file: panel.turn(file))
+    for name, step in (('previous', -1), ('next', 1), ('up', -columns), ('down', columns)):
+        keys[name].on_click(lambda _, step=step: panel.move(step))
+    for name, keep in (('accept', True), ('reject', False)):
+        keys[name].on_click(lambda _, keep=keep: panel.choose(panel.photo, keep))
     keys['turn'].on_click(lambda _: panel.turn(panel.photo.file))
     keys['undo'].on_click(lambda _: panel.undo())
     at.observe(lambda _: panel.paint(), 'value')

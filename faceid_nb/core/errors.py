@@ -153,6 +153,7 @@ def out_of_memory(
         kind = type(error).__name__
         if isinstance(error, MemoryError) or kind == 'OutOfMemoryError': return True
         if isinstance(error, OSError) and error.errno == ENOMEM: return True
-        if (isinstance(error, OSError | RuntimeError) or kind == 'SafetensorError') and MEMORY.search(str(error)): return True
+        if (isinstance(error, OSError | RuntimeError) or kind == 'SafetensorError') and MEMORY.search(str(error)):
+            return True
         error = error.__cause__ or error.__context__
     return False

@@ -90,7 +90,8 @@ def generate(
     on = tuple(adapters) if on is None else on
     check_pose(pose, pose.shape[1:3])
     if id_embed is not None and 'id_embed' not in wanted(adapters):
-        raise UserError('An identity was given without a face branch. Attach the branch first, or leave the identity out.')
+        raise UserError('An identity was given without a face branch. Attach the branch first, or leave the identity '
+                        'out.')
     text = prompt if isinstance(prompt, PromptEmbeds) else encode_prompt(model, prompt, sampling)
     chance = torch.Generator().manual_seed(sampling.seed)
     noise = torch.randn(model.latent_shape(*pose.shape[:3]), generator=chance).to(model.device)
@@ -108,7 +109,8 @@ def generate(
     latents = sample(model, noise, guides, model.sigmas(sampling.steps), adapters, lambda step, expert: strengths)
     video = model.decode_video(latents)  # (1, 3, F, H, W)
     if not torch.isfinite(video).all():
-        raise UserError('The decoded clip is not finite: the autoencoder is broken or its dtype too narrow. Open it in float32.')
+        raise UserError('The decoded clip is not finite: the autoencoder is broken or its dtype too narrow. Open it in '
+                        'float32.')
     return to_frames(video)
 
 # %% ../../nbs/5_inference/52_generate.ipynb #58b5978d
@@ -144,7 +146,8 @@ def generate_clips(
         raise UserError(f'poses {sorted(poses)} and prompts {sorted(prompts)} differ: give each clip one prompt')
     for name in ablation.adapters:
         if name not in adapters:
-            raise UserError(f'{ablation.name} uses the adapter {name}, and the model carries {", ".join(adapters) or "none"}. Attach it first.')
+            raise UserError(f'{ablation.name} uses the adapter {name}, and the model carries '
+                            f'{", ".join(adapters) or "none"}. Attach it first.')
         if 'id_embed' in adapters[name].wants and id_embed is None:
             raise UserError(f'{ablation.name} needs an identity: pass the embedding of the person.')
     texts = {prompt: encode_prompt(model, prompt, sampling) for prompt in sorted(set(prompts.values()))}

@@ -30,13 +30,17 @@ def check_shape(
     name:str='the pose clip',  # How to call it in an error
 ):
     "Refuse a pose clip of the wrong length or size"
-    if frames == 0: raise UserError(f'{name}: got 0 frames, want {num_frames or "at least 1"}: the clip is empty, film it again')
+    if frames == 0:
+        raise UserError(f'{name}: got 0 frames, want {num_frames or "at least 1"}: the clip is empty, film it again')
     if frames % 4 != 1:
-        raise UserError(f'{name}: got {frames} frames, want 4k+1, for example {frames//4*4 + 1}: cut or repeat frames with fit_pose')
+        raise UserError(f'{name}: got {frames} frames, want 4k+1, for example {frames//4*4 + 1}: cut or repeat frames '
+                        'with fit_pose')
     if num_frames is not None and frames != num_frames:
-        raise UserError(f'{name}: got {frames} frames, want {num_frames}: cut or repeat frames with fit_pose, or ask for {frames}')
+        raise UserError(f'{name}: got {frames} frames, want {num_frames}: cut or repeat frames with fit_pose, or ask '
+                        f'for {frames}')
     if (height, width) != tuple(size):
-        raise UserError(f'{name}: got {height} x {width} pixels (height x width), want {size[0]} x {size[1]}: scale it with fit_pose, or ask for its size')
+        raise UserError(f'{name}: got {height} x {width} pixels (height x width), want {size[0]} x {size[1]}: scale it '
+                        'with fit_pose, or ask for its size')
     if height % 16 or width % 16:
         raise UserError(f'{name}: got {height} x {width} pixels, want both divisible by 16: scale it with fit_pose')
 
@@ -48,9 +52,11 @@ def check_pose(
 )->np.ndarray:                 # The same frames
     "Refuse a pose clip that the model cannot follow as it is"
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-        raise ValueError(f'{name}: got shape {frames.shape} of {frames.dtype}, want (F, H, W, 3) of uint8: read it with read_pose')
+        raise ValueError(f'{name}: got shape {frames.shape} of {frames.dtype}, want (F, H, W, 3) of uint8: read it '
+                         'with read_pose')
     check_shape(*frames.shape[:3], size, num_frames, name)
-    if frames.max() < 32: raise UserError(f'{name}: nothing is drawn on it, every pixel is darker than 32 of 255: render the pose again')
+    if frames.max() < 32:
+        raise UserError(f'{name}: nothing is drawn on it, every pixel is darker than 32 of 255: render the pose again')
     return frames
 
 # %% ../../nbs/5_inference/51_pose.ipynb #5e965891
@@ -105,7 +111,9 @@ def pick_poses(
     if not marked: return paths
     known = {_same(_dance(path)) for path in marked}
     alone = [path for path in paths if path not in marked and _same(path.stem) not in known]
-    if alone: say_once(f'{alone[0].parent}: {_named(alone)} left out, for other clips there are named _pose; name a pose clip x_pose.mp4 to use it')
+    if alone:
+        say_once(f'{alone[0].parent}: {_named(alone)} left out, for other clips there are named _pose; name a pose '
+                 'clip x_pose.mp4 to use it')
     return marked
 
 def list_poses(
@@ -123,8 +131,12 @@ def list_poses(
     for path in clips:
         name = checked(PlainName, _dance(path), f'the name of the clip {path.name!a}')
         twin = found.setdefault(_same(name), path)
-        if twin is not path: raise UserError(f'{folder}: {twin.name} and {path.name} are two clips of one dance; rename one of them or take it out')
-        if len(path.name.encode(errors='replace')) > 200: raise UserError(f'{folder}: the name {path.name[:40]}... is too long for the clips that are made from it; shorten it')
+        if twin is not path:
+            raise UserError(f'{folder}: {twin.name} and {path.name} are two clips of one dance; rename one of them or '
+                            'take it out')
+        if len(path.name.encode(errors='replace')) > 200:
+            raise UserError(f'{folder}: the name {path.name[:40]}... is too long for the clips that are made from it; '
+                            'shorten it')
     return {_dance(path): path for path in sorted(clips, key=_dance)}
 
 # %% ../../nbs/5_inference/51_pose.ipynb #185af379

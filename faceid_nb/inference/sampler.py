@@ -60,7 +60,9 @@ def windowed_velocity(
             total = answer.new_zeros(*answer.shape[:2], *x_t.shape[2:])
         total[:, :, window] += answer
         count[window] += 1
-    if not count.all(): raise ValueError(f'windows leave out latent frames {(count == 0).nonzero().flatten().tolist()}; they must cover all {len(count)}')
+    if not count.all():
+        raise ValueError(f'windows leave out latent frames {(count == 0).nonzero().flatten().tolist()}; they must '
+                         f'cover all {len(count)}')
     return total/count.to(total.dtype).view(-1, 1, 1)
 
 # %% ../../nbs/5_inference/50_sampler.ipynb #062b137f

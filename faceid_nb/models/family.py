@@ -110,4 +110,5 @@ def check_conditions(
     unknown = sorted(set(given) - set(needs) - set(wants))
     if unknown:
         readers = ', '.join([*needs, *wants])
-        raise UserError(f'The condition {unknown[0]} is read by nothing here. Known are {readers}: attach its adapter, or leave it out.')
+        raise UserError(f'The condition {unknown[0]} is read by nothing here. Known are {readers}: attach its adapter, '
+                        'or leave it out.')

@@ -36,16 +36,22 @@ def _parts(
     path, parts = folder/'model_index.json', []
     index = read_json_as(path, ANYTHING)
     kind = index.get('_class_name')
-    if kind != 'WanVACEPipeline': raise UserError(f'{path}: holds a {str(kind)[:60]}, a WanVACEPipeline was expected. Choose a VACE model in the diffusers format.')
+    if kind != 'WanVACEPipeline':
+        raise UserError(f'{path}: holds a {str(kind)[:60]}, a WanVACEPipeline was expected. Choose a VACE model in the '
+                        'diffusers format.')
     for name, entry in index.items():
         if name.startswith('_') or not isinstance(entry, list) and name not in PARTS: continue
         if entry == [None, None]: continue
         library, pattern = PARTS.get(name, ('', ''))
         ours = isinstance(entry, list) and len(entry) == 2 and entry[0] == library and isinstance(entry[1], str) and re.fullmatch(pattern, entry[1])
-        if not ours: raise UserError(f'{path}: {name} is {entry!r:.100}, which is no part of a WanVACEPipeline. Choose a VACE model in the diffusers format.')
+        if not ours:
+            raise UserError(f'{path}: {name} is {entry!r:.100}, which is no part of a WanVACEPipeline. Choose a VACE '
+                            'model in the diffusers format.')
         parts.append(name)
     missing = sorted(set(PARTS) - {'transformer_2'} - set(parts))
-    if missing: raise UserError(f'{path} names no {missing[0]}. The file was edited or comes from another model: fetch the model again.')
+    if missing:
+        raise UserError(f'{path} names no {missing[0]}. The file was edited or comes from another model: fetch the '
+                        'model again.')
     return sorted(parts)
 
 def _check_config(
@@ -54,17 +60,20 @@ def _check_config(
     "Refuse a configuration whose sizes no model has, before anything is made of them"
     for name, value in read_json_as(path, ANYTHING).items():
         most = 1000 if re.search('num_.*(layers|blocks)|layers$', name) else 10**9
-        if isinstance(value, int | float) and not abs(value) <= most: raise UserError(f'{path}: {name} is {value!r:.40}; at most {most} was expected. Fetch the model again.')
+        if isinstance(value, int | float) and not abs(value) <= most:
+            raise UserError(f'{path}: {name} is {value!r:.40}; at most {most} was expected. Fetch the model again.')
 
 def _shards(
     path:Path,     # An `*.index.json`
 )->list[str]:      # Files beside it
     "Read which files hold the weights of one part"
     said = read_json_as(path, ANYTHING).get('weight_map')
-    if not isinstance(said, dict) or not said: raise UserError(f'{path}: weight_map is missing or no object. Fetch the file again.')
+    if not isinstance(said, dict) or not said:
+        raise UserError(f'{path}: weight_map is missing or no object. Fetch the file again.')
     for shard in said.values():
         if not isinstance(shard, str) or not re.fullmatch(r'[\w-][\w.-]*\.safetensors', shard):
-            raise UserError(f'{path}: {shard!r:.100} is no name of a .safetensors file beside it. The file was edited: fetch it again.')
+            raise UserError(f'{path}: {shard!r:.100} is no name of a .safetensors file beside it. The file was edited: '
+                            'fetch it again.')
     return sorted(set(said.values()))
 
 def missing_parts(
@@ -75,12 +84,15 @@ def missing_parts(
     lacking = []
     for name in _parts(folder):
         config = CONFIGS.get(name, 'config.json')
-        if (folder/name/config).is_file(): _check_config(folder/name/config)
-        else: lacking.append(f'{name}/{config}')
+        if (folder/name/config).is_file():
+            _check_config(folder/name/config)
+        else:
+            lacking.append(f'{name}/{config}')
         if config != 'config.json': continue
         shards = [shard for path in sorted((folder/name).glob('*.safetensors.index.json')) for shard in _shards(path)]
         lacking += [f'{name}/{shard}' for shard in shards if not (folder/name/shard).is_file()]
-        if not shards and not list((folder/name).glob('*.safetensors')): lacking.append(f'{name}/*.safetensors')
+        if not shards and not list((folder/name).glob('*.safetensors')):
+            lacking.append(f'{name}/*.safetensors')
     return lacking
 
 
@@ -111,10 +123,12 @@ def _unreadable(folder):
     for path in sorted(folder.rglob('*.safetensors')):
         try:
             with safe_open(path, framework='pt'): pass
-        except (OSError, SafetensorError): found.append(path)
+        except (OSError, SafetensorError):
+            found.append(path)
     return found
 
-BROKEN = (AssertionError, AttributeError, ImportError, IndexError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError, ZeroDivisionError)  # What two libraries raise on odd files
+# What two libraries raise on odd files
+BROKEN = (AssertionError, AttributeError, ImportError, IndexError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError, ZeroDivisionError)
 
 def open_pipeline(
     path_or_repo:Path|str,            # A diffusers folder, or a repository that is already on this disk
@@ -126,8 +140,11 @@ def open_pipeline(
     "Open the model of a folder, or say in one line what is wrong with it"
     folder = model_folder(path_or_repo, revision, gigabytes)
     lacking = missing_parts(folder)
-    if lacking: raise UserError(f'{folder}: not a whole model, it lacks {", ".join(lacking)}: copy or fetch these files again')
-    if torch.device(device).type == 'cuda' and not torch.cuda.is_available(): raise UserError(f'The model should run on {device}, and torch finds no CUDA GPU here. Set model.device=cpu to try it slowly.')
+    if lacking:
+        raise UserError(f'{folder}: not a whole model, it lacks {", ".join(lacking)}: copy or fetch these files again')
+    if torch.device(device).type == 'cuda' and not torch.cuda.is_available():
+        raise UserError(f'The model should run on {device}, and torch finds no CUDA GPU here. Set model.device=cpu to '
+                        'try it slowly.')
     precision = {'default': dtype, 'vae': torch.float32}
     try:
         pipe = WanVACEPipeline.from_pretrained(folder, dtype=precision, use_safetensors=True, local_files_only=True)
@@ -136,9 +153,12 @@ def open_pipeline(
     except (*BROKEN, MemoryError) as error:
         if out_of_memory(error):
             size = sum(path.stat().st_size for path in folder.rglob('*.safetensors'))
-            raise UserError(f'{folder}: memory ran out while the model ({size/1e9:.1f} GB on the disk) was opened on {device}. Close other programs, choose a smaller model, or try model.dtype=bfloat16.') from error
+            raise UserError(f'{folder}: memory ran out while the model ({size/1e9:.1f} GB on the disk) was opened on '
+                            f'{device}. Close other programs, choose a smaller model, or try '
+                            'model.dtype=bfloat16.') from error
         where = ', '.join(str(path) for path in _unreadable(folder)) or folder
-        raise UserError(f'{where}: cannot be read ({" ".join(str(error).split())[:300]}). Copy or fetch the model again.') from error
+        raise UserError(f'{where}: cannot be read ({" ".join(str(error).split())[:300]}). Copy or fetch the model '
+                        'again.') from error
 
 
 # %% ../../nbs/2_models/26_wan_folder.ipynb #ac3bad1b

@@ -270,7 +270,8 @@ class WanVACE:
         "Encode a prompt as the denoiser receives it, without the padding"
         tokens = len(self.pipe.tokenizer(prompt).input_ids)
         if tokens > TEXT_LENGTH:
-            raise UserError(f'The prompt {prompt[:40]!r}... has {tokens} tokens; at most {TEXT_LENGTH} are possible. Shorten it.')
+            raise UserError(f'The prompt {prompt[:40]!r}... has {tokens} tokens; at most {TEXT_LENGTH} are possible. '
+                            'Shorten it.')
         rows = self.pipe.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=TEXT_LENGTH)[0][0]
         return rows[:int(rows.any(-1).nonzero().max()) + 1].clone()
 

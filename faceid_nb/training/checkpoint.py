@@ -161,7 +161,8 @@ def check_tensors(
     for key, (shape, dtype) in wanted.items():
         t = tensors[key]
         if (t.shape, t.dtype) != (shape, dtype):
-            raise UserError(f'{name}: tensor {key} is {_said(t.shape, t.dtype)}, expected {_said(shape, dtype)}. {again}')
+            raise UserError(f'{name}: tensor {key} is {_said(t.shape, t.dtype)}, expected {_said(shape, dtype)}. '
+                            f'{again}')
         if t.is_floating_point() and not t.isfinite().all():
             raise UserError(f'{name}: tensor {key} holds a number that is not finite. {again}')
     if not 0 <= int(tensors['seen']) <= int(tensors['step']):
@@ -219,7 +220,8 @@ def clear_passing(
     listed = read_list(folder)
     kept = {c.file for c in listed.checkpoints}
     for name in listed.passing:
-        if name not in kept: inside(folder, name).unlink(missing_ok=True)
+        if name not in kept:
+            inside(folder, name).unlink(missing_ok=True)
 
 def list_checkpoints(
     folder:Path, # Where the checkpoints lie; may not exist
@@ -241,7 +243,8 @@ def save_checkpoint(
     listed, path = read_list(folder), inside(folder, f'step_{step:06d}.safetensors')
     before = [c for c in listed.checkpoints if c.file != path.name]
     if path.exists() and len(before) == len(listed.checkpoints) and path.name not in listed.passing:
-        raise UserError(f'{path} is there already and {LIST} does not name it: it is not of this training. Move it away and run the same command again.')
+        raise UserError(f'{path} is there already and {LIST} does not name it: it is not of this training. Move it '
+                        'away and run the same command again.')
     clear_passing(folder)
     _write_list(folder, before, [path.name])
     save_tensors(path, tensors, {'about': json.dumps(about)})
@@ -264,12 +267,16 @@ def load_checkpoint(
             return tensors, _about(path, words), path
         warnings.warn(f'{path} is missing or damaged; the checkpoint before it is used.', stacklevel=2)
     if listed:
-        raise UserError(f'None of the {len(listed)} checkpoints in {folder} is whole. Bring the files back, or delete the folder to train from the start.')
+        raise UserError(f'None of the {len(listed)} checkpoints in {folder} is whole. Bring the files back, or delete '
+                        'the folder to train from the start.')
     return None
 
 def _about(path, words):
     "Read what a checkpoint says about its run"
-    try: about = json.loads(words.get('about', ''))
-    except (ValueError, RecursionError): about = None
+    try:
+        about = json.loads(words.get('about', ''))
+    except (ValueError, RecursionError):
+        about = None
     if isinstance(about, dict): return about
-    raise UserError(f'{path} does not say which training it belongs to. It was edited or comes from another program: delete the checkpoints to train from the start.')
+    raise UserError(f'{path} does not say which training it belongs to. It was edited or comes from another program: '
+                    'delete the checkpoints to train from the start.')

@@ -194,7 +194,8 @@ def load_cache(
     if ids.ndim != 2 or not len(ids) or (ids.float().norm(dim=1) - 1).abs().max() > 1e-3:
         raise UserError(f'{path}: id_embeds {tuple(ids.shape)} are not unit vectors, one a photo. {AGAIN}')
     if null.ndim != 2 or not 1 <= len(null) <= about.text_length:
-        raise UserError(f'{path}: null_prompt_embeds is {tuple(null.shape)}; 1 to {about.text_length} rows were expected. {AGAIN}')
+        raise UserError(f'{path}: null_prompt_embeds is {tuple(null.shape)}; 1 to {about.text_length} rows were '
+                        f'expected. {AGAIN}')
     samples = []
     for i, name in enumerate(about.names):
         conditions = {part: tensors[f'{i}.{part}'] for part in about.conditions}

@@ -44,7 +44,8 @@ def trainable(
         host.module.requires_grad_(False)
     chosen = {}
     for number, stage in enumerate(config.stages, 1):
-        if not stage.rates: raise UserError(f'Stage {number} trains nothing. Name an adapter in it, or leave the stage out.')
+        if not stage.rates:
+            raise UserError(f'Stage {number} trains nothing. Name an adapter in it, or leave the stage out.')
         for name in stage.rates:
             if name not in adapters:
                 raise UserError(f'Stage {number} trains {name}, and the model carries {", ".join(adapters) or "no adapter"}. '
@@ -100,7 +101,8 @@ def _resume(
     tensors, was, path = saved
     differ = [f'{k} was {was.get(k)} and is {signature[k]}' for k in signature if was.get(k) != signature[k]]
     if differ:
-        raise UserError(f'{folder} holds another run: {"; ".join(differ)}. Use another folder, or delete this one to start again.')
+        raise UserError(f'{folder} holds another run: {"; ".join(differ)}. Use another folder, or delete this one to '
+                        'start again.')
     state.load_state_dict(tensors, str(path))
     clear_passing(folder)
     return state.step
@@ -275,7 +277,8 @@ def train(
     check_conditions(cache.samples[0].conditions, model.needs, wanted(adapters))
     accelerator = Accelerator(mixed_precision=config.precision)
     if accelerator.num_processes > 1:
-        raise UserError(f'train works in one process, and this is one of {accelerator.num_processes}. Start it without a launcher.')
+        raise UserError(f'train works in one process, and this is one of {accelerator.num_processes}. Start it without '
+                        'a launcher.')
     for host in model.hosts:
         host.module.to(accelerator.device)
         if config.gradient_checkpointing:
@@ -285,7 +288,8 @@ def train(
     state = TrainingState(params, _optimizer(chosen, config), config.ema_decay)
     setup = Setup(model, adapters, cache, config, accelerator)
     signature = _run_signature(model, cache, params, config)
-    need_space(folder, 3*4*sum(p.nbytes for p in params.values()))  # Two checkpoints and one being written, four tensors a weight
+    # Two checkpoints and one being written, four tensors a weight
+    need_space(folder, 3*4*sum(p.nbytes for p in params.values()))
     for parameter in params.values():
         parameter.requires_grad_(True)
     resumed_at = _resume(state, signature, folder/'checkpoints')
