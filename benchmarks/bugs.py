@@ -220,11 +220,11 @@ BUGS = (
          'float((known & seen).sum() / known.sum())')),
 
     *bugs('app/phases.py', RUNS,
-        ('curation_forgets_the_hand', 'wanted, hand, photo_words(photos)])', 'wanted, photo_words(photos)])'),
-        ('curation_forgets_the_words', 'wanted, hand, photo_words(photos)])', 'wanted, hand])'),
+        ('curation_forgets_the_hand', 'wanted,\n            hand,\n', 'wanted,\n'),
+        ('curation_forgets_the_words', '            photo_words(photos),\n', ''),
         ('training_forgets_the_lora', 'recipe.mapper, recipe.lora, ', 'recipe.mapper, '),
         ('training_forgets_the_models', 'recipe.model.dtype, model_hashes(recipe)]', 'recipe.model.dtype]'),
-        ('clips_forget_the_sampling', '[before.key, recipe.sampling, recipe.seed', '[before.key, recipe.seed'),
+        ('clips_forget_the_sampling', '            recipe.sampling,\n', ''),
         ('shift_ignored_by_the_run', 'training.config(recipe.flow_shift,', 'training.config(3.,'),
         ('seed_of_the_run_ignored', 'recipe.training.config(recipe.flow_shift, recipe.seed)', 'recipe.training.config(recipe.flow_shift, 0)'),
         ('choices_ignored', 'keys | (overrides or {})', 'keys')),
@@ -244,7 +244,7 @@ BUGS = (
         ('strength_ignored', 'replace(recipe.sampling, face_scale=face_scale)', 'recipe.sampling')),
 
     *bugs('app/results.py', ('test_laws_results',),
-        ('mean_of_the_best', 'sum(column)/len(column)', 'max(column)')),
+        ('mean_of_the_best', 'sum(column) / len(column)', 'max(column)')),
 
     *bugs('app/survey.py', PRIVACY,
         ('notebooks_not_forgotten', r"r'|notebooks/(\.ipynb_checkpoints/)?\d\d_[^/]+\.ipynb'", "r''")),

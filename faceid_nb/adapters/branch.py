@@ -43,7 +43,7 @@ class FaceValue(nn.Module):
     def forward(self,
         tokens:Tensor, # (B, K, D)
     )->Tensor:         # (B, K, D), the type of `tokens`
-        "The values that the attention mixes"
+        "Project the tokens to the values that the attention mixes"
         return (self.scale * self.up(self.down(tokens.to(self.down.weight.dtype)))).to(tokens.dtype)
 
 # %% ../../nbs/3_adapters/32_branch.ipynb #088a2302
@@ -77,8 +77,10 @@ class FaceBranch:
     ):
         "Set the person to show from now on"
         if id_embed is not None and (id_embed.ndim > 2 or id_embed.shape[-1] != self.config.id_dim):
-            raise UserError(f'This face branch takes identities of {self.config.id_dim} numbers; this is {tuple(id_embed.shape)}. '
-                            'Combine photos into one embedding first, with the encoder of the training.')
+            raise UserError(
+                f'This face branch takes identities of {self.config.id_dim} numbers; this is {tuple(id_embed.shape)}. '
+                'Combine photos into one embedding first, with the encoder of the training.'
+            )
         if id_embed is not None and not torch.isfinite(id_embed).all():
             raise UserError('The identity is not finite: it holds NaN or infinity. Embed the photos again.')
         self._identity = None if id_embed is None else id_embed.reshape(-1, self.config.id_dim)
@@ -119,8 +121,10 @@ class FaceBranch:
         mine = self.named_parameters()
         wrong = unfit(state, {name: parameter.shape for name, parameter in mine.items()})
         if wrong:
-            raise UserError(f'These are weights of another face branch; {len(wrong)} do not fit: {", ".join(wrong[:3])}. '
-                            'Use a branch of the same sizes.')
+            raise UserError(
+                f'These are weights of another face branch; {len(wrong)} do not fit: {", ".join(wrong[:3])}. '
+                'Use a branch of the same sizes.'
+            )
         for name, parameter in mine.items():
             parameter.copy_(state[name])
 
@@ -218,8 +222,10 @@ def load_branch(
         raise UserError(f'{path} was made for a model of width {config.width}, and this one has {host.width}. '
                         'Use the base model it was trained on, or train a new branch.')
     if wrong := unfit(state, branch_shapes(host, config)):
-        raise UserError(f'{path} is the face branch of another model; {len(wrong)} weights do not fit: {", ".join(wrong[:3])}. '
-                        'Use the base model it was trained on, or train a new one.')
+        raise UserError(
+            f'{path} is the face branch of another model; {len(wrong)} weights do not fit: {", ".join(wrong[:3])}. '
+            'Use the base model it was trained on, or train a new one.'
+        )
     branch = attach_face_branch(host, config, Generator().manual_seed(0))
     branch.load_state_dict(state)
     return branch

@@ -122,7 +122,9 @@ def save_lora(
 )->Path:                   # The file in it
     "Write the LoRA as one safetensors file that `pipe.load_lora_weights` reads"
     config = transformer.peft_config[ADAPTER]
-    settings = {name: getattr(config, name) for name in ('r', 'lora_alpha', 'rank_pattern', 'alpha_pattern', 'use_rslora')}
+    settings = {
+        name: getattr(config, name) for name in ('r', 'lora_alpha', 'rank_pattern', 'alpha_pattern', 'use_rslora')
+    }
     settings['target_modules'] = sorted(config.target_modules)
     words = json.dumps({f'transformer.{name}': value for name, value in settings.items()})
     return save_tensors(Path(folder)/FILE, lora_state(transformer), {SETTINGS: words})
@@ -194,9 +196,20 @@ def _layer_name(pattern):
     return pattern
 
 LayerPattern = Annotated[Pattern, AfterValidator(_layer_name)]  # No repetition in it: it cannot be slow
-TRAINING = ('task_type', 'auto_mapping', 'peft_version', 'base_model_name_or_path', 'revision', 'inference_mode', 'lora_dropout', 'target_modules',
-            # How it was trained; the weights themselves say where they belong
-            'exclude_modules', 'layers_to_transform', 'layers_pattern')
+TRAINING = (
+    'task_type',
+    'auto_mapping',
+    'peft_version',
+    'base_model_name_or_path',
+    'revision',
+    'inference_mode',
+    'lora_dropout',
+    'target_modules',
+    # How it was trained; the weights themselves say where they belong
+    'exclude_modules',
+    'layers_to_transform',
+    'layers_pattern',
+)
 
 @configuration
 class LoraHeader:
@@ -220,7 +233,9 @@ def _header(
         other = {f'^{re.escape(layer)}': rank for layer, rank in ranks.items() if rank != most}
         return LoraHeader(most, most, other, other)
     said = header_as(words, SETTINGS, dict[str, Any], file)
-    neutral = LoraConfig().to_dict() | {'init_lora_weights': said.get(f'{prefix}init_lora_weights') in (True, False, 'gaussian')}
+    neutral = LoraConfig().to_dict() | {
+        'init_lora_weights': said.get(f'{prefix}init_lora_weights') in (True, False, 'gaussian')
+    }
     kept = {}
     for key, value in said.items():
         name = key.removeprefix(prefix)
@@ -248,8 +263,14 @@ def read_lora(
         if said != rank:
             raise UserError(f'{file}, {SETTINGS}: r or rank_pattern says {said} for {layer}, and its weights have rank '
                             f'{rank}. Save the LoRA again.')
-    config = LoraConfig(r=header.r, lora_alpha=header.lora_alpha, rank_pattern=header.rank_pattern, alpha_pattern=header.alpha_pattern,
-                        use_rslora=header.use_rslora, target_modules=[*ranks])
+    config = LoraConfig(
+        r=header.r,
+        lora_alpha=header.lora_alpha,
+        rank_pattern=header.rank_pattern,
+        alpha_pattern=header.alpha_pattern,
+        use_rslora=header.use_rslora,
+        target_modules=[*ranks],
+    )
     return config, state
 
 # %% ../../nbs/3_adapters/33_lora.ipynb #82e022b0
@@ -274,7 +295,11 @@ def load_lora(
     config, state = read_lora(Path(file)/FILE if Path(file).is_dir() else Path(file), transformer)
     layers, done = _layers(transformer), False
     scalings = [layer.scaling[ADAPTER] for layer in layers]
-    before = (transformer.peft_config[ADAPTER], get_peft_model_state_dict(transformer, adapter_name=ADAPTER)) if layers else None
+    before = (
+        (transformer.peft_config[ADAPTER], get_peft_model_state_dict(transformer, adapter_name=ADAPTER))
+        if layers
+        else None
+    )
     try:
         _replace(transformer, config, state)
         done = True

@@ -49,7 +49,7 @@ class FaceMapper(nn.Module):
     def forward(self,
         id_embed:Tensor, # (B, id_dim), unit length; zeros mean nobody
     )->Tensor:           # (B, K, D)
-        "The tokens of each person"
+        "Compute the tokens of each person"
         if id_embed.ndim != 2 or id_embed.shape[1] != self.config.id_dim:
             raise ValueError(f'The mapper takes identity embeddings (B, {self.config.id_dim}); this is '
                              f'{tuple(id_embed.shape)}. Use the encoder it was trained with.')

@@ -28,7 +28,7 @@ def mixed(
     generator:Generator,   # CPU
     nobody:float=.35,      # Share of samples without an identity
 )->Tensor:                 # Unit embeddings (B, D); zeros mean nobody
-    "One identity of each person, made of several looks in random shares"
+    "Mix several embeddings of each person in random shares to one identity"
     share = -torch.rand(looks.shape[:2], generator=generator).clamp(min=1e-6).log()
     there = torch.rand(len(looks), generator=generator) >= nobody
     return F.normalize((looks*share[..., None].to(looks)).sum(1), dim=-1)*there[:, None].to(looks)
@@ -63,7 +63,7 @@ def face_error(
     generator:Generator,   # CPU; picks the later frame
     most:int=16,           # Clips judged, and twice as many photos
 )->Tensor:                 # Scalar, 0 where nobody was told
-    "What the faces of a guess lack: 1 - cosine to the faces filmed, on the first frame and one of the next four"
+    "Measure how far the faces of a guess are from those filmed: 1 - cosine, on the first frame and one of the next four"
     photos = guess.shape[2] == 1
     pick = told.float().argsort(descending=True, stable=True)[:2*most if photos else most]
     clips, each = decode(guess[pick, :, :2]), torch.arange(len(pick), device=guess.device)
@@ -78,7 +78,7 @@ def save_half(
     path:Path,         # Where, ends with .safetensors
     branch:FaceBranch, # Trained; its weights are 16 bits afterwards
 )->Path:               # `path`
-    "The branch in 16 bits; `load_branch` widens it again"
+    "Save the branch in 16 bits; `load_branch` widens it again"
     for p in branch.parameters():
         p.data = p.data.half()
     return save_branch(path, branch)
@@ -93,7 +93,11 @@ def start_branch(
     "Attach the branch that a training starts from: a fresh one, or one that knows many people"
     if start is None: return attach_face_branch(host, config, generator)
     theirs, mine = asdict(read_branch(start)[0]), asdict(config)
-    fixed = [f'{name} {theirs[name]} where {mine[name]} is wanted' for name in ('width', 'id_dim') if theirs[name] != mine[name]]
+    fixed = [
+        f'{name} {theirs[name]} where {mine[name]} is wanted'
+        for name in ('width', 'id_dim')
+        if theirs[name] != mine[name]
+    ]
     if fixed:
         raise UserError(f'{start} was made for another model: {", ".join(fixed)}. Set model.face_branch= for a fresh '
                         'branch')

@@ -58,7 +58,9 @@ ARGUMENTS = {
     '--pose': dict(type=read_path, help='pose clip to dance to'),
     '--prompt': dict(help='words for the clip'),
     '--lora': dict(type=read_path, help='a LoRA file to use instead of the trained one'),
-    '--face-scale': dict(type=float, help='strength of the face branch, 0 is off (default: sampling.face_scale of the recipe)'),
+    '--face-scale': dict(
+        type=float, help='strength of the face branch, 0 is off (default: sampling.face_scale of the recipe)'
+    ),
     '--out': dict(type=read_path, help='where to write the clip'),
     'folders': dict(nargs='+', type=read_path, metavar='run', help='run folders that were evaluated'),
     'names': dict(nargs='*', metavar='recipe', help='recipes to list (default: all)'),
@@ -69,13 +71,22 @@ ARGUMENTS = {
 VERBS = {
     'demo': ('draw a person, learn the face, make them dance, measure', ('--seed', '--folder', 'pairs')),
     'run': ('all phases as notebooks', ('recipe', '--folder', 'pairs')),
-    'curate': ('choose the photos that can teach a face', ('photos', '--reference', '--recipe', '--folder', '--pack-root', '--pack', 'pairs')),
-    'scan': ('look through an album of up to 100,000 photos: a folder each person, or all for one person', ('photos', '--reference', '--workers', '--recipe', '--folder', '--pack-root', '--pack', 'pairs')),
+    'curate': (
+        'choose the photos that can teach a face',
+        ('photos', '--reference', '--recipe', '--folder', '--pack-root', '--pack', 'pairs'),
+    ),
+    'scan': (
+        'look through an album of up to 100,000 photos: a folder each person, or all for one person',
+        ('photos', '--reference', '--workers', '--recipe', '--folder', '--pack-root', '--pack', 'pairs'),
+    ),
     'embed': ('one identity for the person', ('run', 'pairs')),
     'train': ('learn the face', ('run', 'pairs')),
     'generate': ('make the person dance', ('run', '--pose', '--prompt', '--lora', '--face-scale', '--out', 'pairs')),
     'evaluate': ('measure the likeness of every frame', ('run', 'pairs')),
-    'forget': ('remove everything that was made of one person\'s photos, and prove it', ('person', '--runs', '--dry-run', '--yes')),
+    'forget': (
+        'remove everything that was made of one person\'s photos, and prove it',
+        ('person', '--runs', '--dry-run', '--yes'),
+    ),
     'compare': ('the likeness of several runs beside each other, with the mean and the lowest', ('folders',)),
     'recipes': ('list recipes and their keys', ('names',)),
     'pretrain': ('train the tiny models of this package from nothing', ()),
@@ -94,7 +105,9 @@ class Grammar(argparse.ArgumentParser):
 
 def build_parser()->Grammar:
     "Build the `faceid` command's grammar"
-    parser = Grammar('faceid', description='Photos and a dance in, a video of that person dancing out, measured.', allow_abbrev=False)
+    parser = Grammar(
+        'faceid', description='Photos and a dance in, a video of that person dancing out, measured.', allow_abbrev=False
+    )
     parser.add_argument('--version', action='version', version=f"faceid_nb {version('faceid_nb')}")
     parser.add_argument('--debug', action='store_true', help='show the whole traceback of an error')
     verbs = parser.add_subparsers(dest='verb', metavar='VERB')
@@ -186,7 +199,15 @@ def _scan(asked):
     recipe = _recipe(asked)
     folder = asked.folder or Path('runs')/f'{recipe.subject}_scan'
     reference = reference_face(recipe, face_finder(recipe)) if asked.reference else None
-    done = scan(find_photos(recipe, folder), folder, partial(face_finder, recipe), recipe.curation, reference, recipe.subject, asked.workers)
+    done = scan(
+        find_photos(recipe, folder),
+        folder,
+        partial(face_finder, recipe),
+        recipe.curation,
+        reference,
+        recipe.subject,
+        asked.workers,
+    )
     for name, kept in done.kept.items():
         print(f'{name}: {kept} photos can teach this face')
     for name, why in done.wrong.items():
@@ -279,9 +300,16 @@ class Door:
 # %% ../../nbs/9_interfaces/92_cli.ipynb #88aa0005
 RESULTS = ('faceid_nb.app.results',)
 WORK = {
-    'demo': (_demo, RESULTS), 'run': (_run, ('faceid_nb.app.runs', *RESULTS)), 'generate': (_generate, RESULTS), 'scan': (_scan, ('faceid_nb.app.phases', 'faceid_nb.curation.scale')),
-    'forget': (_forget, ('faceid_nb.app.erasure',)), 'compare': (_compare, RESULTS), 'recipes': (_recipes, ('faceid_nb.app.recipes',)),
-    'pretrain': (_pretrain, ('faceid_nb.app.recipes',)), **dict.fromkeys(('curate', 'embed', 'train', 'evaluate'), (_one_phase, RESULTS))}
+    'demo': (_demo, RESULTS),
+    'run': (_run, ('faceid_nb.app.runs', *RESULTS)),
+    'generate': (_generate, RESULTS),
+    'scan': (_scan, ('faceid_nb.app.phases', 'faceid_nb.curation.scale')),
+    'forget': (_forget, ('faceid_nb.app.erasure',)),
+    'compare': (_compare, RESULTS),
+    'recipes': (_recipes, ('faceid_nb.app.recipes',)),
+    'pretrain': (_pretrain, ('faceid_nb.app.recipes',)),
+    **dict.fromkeys(('curate', 'embed', 'train', 'evaluate'), (_one_phase, RESULTS)),
+}
 
 def _leave():
     "End the process at once, in one line"

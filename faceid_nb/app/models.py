@@ -39,7 +39,12 @@ from ..models.wan_folder import linear_layers, missing_parts, model_folder, mode
 from ..models.wan_vace import WanVACE
 
 # %% ../../nbs/8_app/85_models.ipynb #c0558a7a
-ABLATIONS = (Ablation('base', ()), Ablation('mapper', ('face',)), Ablation('lora', ('lora',)), Ablation('full', ('face', 'lora')))
+ABLATIONS = (
+    Ablation('base', ()),
+    Ablation('mapper', ('face',)),
+    Ablation('lora', ('lora',)),
+    Ablation('full', ('face', 'lora')),
+)
 
 def recipe_folder(
     recipe:Recipe,
@@ -53,7 +58,9 @@ def open_model(
     "Open the model of a recipe"
     source = recipe.model
     with redirect_stderr(StringIO()):  # the loading bars of two libraries
-        pipe = open_pipeline(model_place(recipe), getattr(torch, source.dtype), source.device, source.revision, source.gigabytes)
+        pipe = open_pipeline(
+            model_place(recipe), getattr(torch, source.dtype), source.device, source.revision, source.gigabytes
+        )
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False)
@@ -109,7 +116,7 @@ def check_noted(
 def face_finder(
     recipe:Recipe,
 )->FaceFinder:      # Ready to find, on the CPU
-    "The face models of a recipe, opened"
+    "Open the face models of a recipe"
     sides = tuple((side, side) for side in recipe.pack.det_sides)
     if recipe.pack.kind == 'opencv': return open_opencv(pack_home(recipe), sides)
     return open_faces(*pack_place(recipe), sides)
@@ -179,7 +186,11 @@ def check_branch(
     if HEADER not in words:
         raise UserError(f'{path} is not a face branch. Set model.face_branch= to train from scratch.')
     theirs = _header_of(words[HEADER], path)
-    differ = [f'{key} is {theirs.get(key)} in the file and {size} in the recipe' for key, size in vars(mapper).items() if theirs.get(key) != size]
+    differ = [
+        f'{key} is {theirs.get(key)} in the file and {size} in the recipe'
+        for key, size in vars(mapper).items()
+        if theirs.get(key) != size
+    ]
     if differ:
         raise UserError(f'{path} does not fit: {"; ".join(differ)}. Change the mapper keys, or set '
                         'model.face_branch= to train from scratch.')
@@ -193,10 +204,14 @@ def check_device(
         wanted = torch.device(device)
     except RuntimeError:
         raise UserError(f'model.device={device} is not a device. Write cpu, mps, cuda or cuda:0.') from None
-    there = {'cpu': 1, 'cuda': torch.cuda.device_count(), 'mps': int(torch.backends.mps.is_available())}.get(wanted.type, 0)
+    there = {'cpu': 1, 'cuda': torch.cuda.device_count(), 'mps': int(torch.backends.mps.is_available())}.get(
+        wanted.type, 0
+    )
     kind = {'cuda': 'a CUDA GPU', 'mps': 'an Apple GPU'}.get(wanted.type, wanted.type)
     if not there:
-        raise UserError(f'model.device={device} needs {kind} and none was found. Add model.device=cpu to try it slowly.')
+        raise UserError(
+            f'model.device={device} needs {kind} and none was found. Add model.device=cpu to try it slowly.'
+        )
     if (wanted.index or 0) >= there:
         raise UserError(f'model.device={device} is not there: this machine has {there}, counted from 0.')
 

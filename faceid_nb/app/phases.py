@@ -25,12 +25,39 @@ from .models import (attach_adapters, check_branch, check_machine, check_model, 
 from .recipes import (Recipe, branch_place, crop_config, known_keys, named_recipe, pack_home, pack_place,
                                    with_overrides)
 from .store import Step, claimed, do_step, finished
-from ..embeddings.work import (ORDER, CurateTask, Plan, RunFile, album_faces, check_faces, check_links, check_rows, content_of,
-                                       curate_into, draw_losses, embed_into, person, photo_contents, photo_words,
-                                       read_by_hand, read_run, rejected_faces, was_moved)
+from faceid_nb.embeddings.work import (
+    ORDER,
+    CurateTask,
+    Plan,
+    RunFile,
+    album_faces,
+    check_faces,
+    check_links,
+    check_rows,
+    content_of,
+    curate_into,
+    draw_losses,
+    embed_into,
+    person,
+    photo_contents,
+    photo_words,
+    read_by_hand,
+    read_run,
+    rejected_faces,
+    was_moved,
+)
 from ..core.errors import UserError, checked
-from ..core.files import (config_hash, file_sha256, inside, make_private, need_space, package_versions, private_folder,
-                                  read_json_as, write_json)
+from faceid_nb.core.files import (
+    config_hash,
+    file_sha256,
+    inside,
+    make_private,
+    need_space,
+    package_versions,
+    private_folder,
+    read_json_as,
+    write_json,
+)
 from ..core.folders import free_name
 from ..core.plot import save_figure, show_clip
 from ..curation.coach import whom_figure
@@ -78,7 +105,9 @@ def check_owner(
     check_links(folder)
     if not inside(folder, 'run.json').exists(): return
     keys = read_run(folder).recipe
-    subject, photos = (checked(str, keys.get(key, ''), f'{folder}/run.json: {key}') for key in ('subject', 'inputs.photos'))
+    subject, photos = (
+        checked(str, keys.get(key, ''), f'{folder}/run.json: {key}') for key in ('subject', 'inputs.photos')
+    )
     before, now = (str(Path(one).expanduser().resolve()) if one else '' for one in (photos, recipe.inputs.photos))
     if subject == recipe.subject and (before == now or was_moved(folder, before, now)): return
     whose = f'{subject!r} with {f"the photos in {before}" if before else "drawn photos"}'
@@ -95,7 +124,14 @@ def generate_key(
     before:Step,          # Training
 )->str:
     "Hash what the clips depend on"
-    return config_hash([before.key, recipe.sampling, recipe.seed, [(dance.name, dance.prompt, file_sha256(dance.pose)) for dance in dances]])
+    return config_hash(
+        [
+            before.key,
+            recipe.sampling,
+            recipe.seed,
+            [(dance.name, dance.prompt, file_sha256(dance.pose)) for dance in dances],
+        ]
+    )
 
 def unfinished(
     recipe:Recipe,
@@ -109,7 +145,11 @@ def unfinished(
         same = read_run(folder).recipe == _plain_keys(recipe)
         return tuple(name for name in asked if not same or not (folder/name/'phase.json').exists())
     for name in asked[:4]:
-        key = PLANS[name](recipe, folder, step).key if name in PLANS else generate_key(recipe, find_dances(recipe, folder), step)
+        key = (
+            PLANS[name](recipe, folder, step).key
+            if name in PLANS
+            else generate_key(recipe, find_dances(recipe, folder), step)
+        )
         step = finished(folder/name, key)
         if step is None: return asked[asked.index(name):]
     return asked[4:]
@@ -201,11 +241,32 @@ def plan_curate(
     hand = read_by_hand(folder) if by_hand is None else by_hand
     photos, looks, question = find_photos(recipe, folder), inside(folder, 'looks'), inside(folder, 'whom.png')
     wanted = content_of(Path(recipe.inputs.reference).expanduser()) if recipe.inputs.reference else ''
-    key = config_hash([recipe.curation, crop_config(recipe), recipe.cutting, recipe.subject, recipe.pack.det_sides, pack_hashes(recipe),
-                       photo_contents(photos), wanted, hand, photo_words(photos)])
+    key = config_hash(
+        [
+            recipe.curation,
+            crop_config(recipe),
+            recipe.cutting,
+            recipe.subject,
+            recipe.pack.det_sides,
+            pack_hashes(recipe),
+            photo_contents(photos),
+            wanted,
+            hand,
+            photo_words(photos),
+        ]
+    )
     def work(place):
         faces, split = face_finder(recipe), SplitConfig(recipe.curation.heldout, recipe.cutting.reference)
-        task = CurateTask(photos, faces, recipe.curation, crop_config(recipe), split, recipe.subject, reference_face(recipe, faces), hand)
+        task = CurateTask(
+            photos,
+            faces,
+            recipe.curation,
+            crop_config(recipe),
+            split,
+            recipe.subject,
+            reference_face(recipe, faces),
+            hand,
+        )
         try:
             result = curate_into(task, place, looks)
         except Unclear as error:
@@ -250,7 +311,9 @@ def plan_embed(
     others = [file_sha256(path) for path in list_photos(strangers)] if strangers else []
     def work(place):
         faces, photos, manifest = face_finder(recipe), find_photos(recipe, folder), load_manifest(folder/'curate')
-        unknown = album_faces(strangers, faces, recipe.curation) if strangers else rejected_faces(photos, faces, manifest)
+        unknown = (
+            album_faces(strangers, faces, recipe.curation) if strangers else rejected_faces(photos, faces, manifest)
+        )
         return embed_into(place, faces, manifest, photos, unknown, recipe.curation.same_person)
     made = ('identity.safetensors', 'identity.json', 'gallery.safetensors', 'similarity.png')
     return Plan(config_hash([before.key, before.files['manifest.json'], others]), work, made)
@@ -285,8 +348,15 @@ def preview(
 
 # %% ../../nbs/8_app/86_phases.ipynb #20e0a9bc
 SCRATCH = ('checkpoints', 'previews', 'cache')
-TRAINED = ('branch.safetensors', 'lora/pytorch_lora_weights.safetensors', 'loss.png', 'cache/cache.safetensors', 'checkpoints/checkpoints.json',
-           'checkpoints/step_*.safetensors', 'previews/step_*.png')
+TRAINED = (
+    'branch.safetensors',
+    'lora/pytorch_lora_weights.safetensors',
+    'loss.png',
+    'cache/cache.safetensors',
+    'checkpoints/checkpoints.json',
+    'checkpoints/step_*.safetensors',
+    'previews/step_*.png',
+)
 
 def plan_train(
     recipe:Recipe,
@@ -297,7 +367,10 @@ def plan_train(
     config = recipe.training.config(recipe.flow_shift, recipe.seed)
     key = config_hash([before.key, recipe.mapper, recipe.lora, config, recipe.model.dtype, model_hashes(recipe)])
     def work(place):
-        identity, manifest = load_identity(folder/'embed', pack_hashes(recipe)), read_json_as(folder/'curate'/'manifest.json', dict[str, Any])
+        identity, manifest = (
+            load_identity(folder / 'embed', pack_hashes(recipe)),
+            read_json_as(folder / 'curate' / 'manifest.json', dict[str, Any]),
+        )
         check_rows(identity.photos, list(identity.files), f'{folder}/embed/identity.safetensors')
         model = open_model(recipe)
         adapters = attach_adapters(model, recipe, config.seed)

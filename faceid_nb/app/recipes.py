@@ -19,8 +19,23 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from ..adapters.lora import LoraSettings
 from ..adapters.mapper import MapperConfig
-from ..core.errors import (Count, Decay, FrameCount, Fraction, Natural, NotNegative, PlainName, Positive, Rate, Seed,
-                                   Share, Shift, UserError, configuration, explain)
+from faceid_nb.core.errors import (
+    Count,
+    Decay,
+    FrameCount,
+    Fraction,
+    Natural,
+    NotNegative,
+    PlainName,
+    Positive,
+    Rate,
+    Seed,
+    Share,
+    Shift,
+    UserError,
+    configuration,
+    explain,
+)
 from ..core.files import file_sha256
 from ..curation.crop import CropConfig, LargeCrop
 from ..curation.packs import opencv_files, pack_folder
@@ -171,43 +186,105 @@ class Recipe:
 
 # %% ../../nbs/8_app/83_recipes.ipynb #1850f35b
 def tiny()->Recipe:
-    "The embedded world: everything inside the package, minutes on a laptop"
+    "Describe a run in the embedded world: everything inside the package, minutes on a laptop"
     return Recipe(
-        name='tiny', seed=0, subject='drawn person', trigger='sks', prompt='{trigger} dancing', size=(192, 128), num_frames=17, flow_shift=3.,
-        shots=(('close up', .45), ('medium shot', .27), ('full body', 0.)),
-        model=ModelSource(licence='CC0-1.0', face_branch='tiny'), pack=PackSource(det_sides=(192, 384)), inputs=Inputs(drawn=True),
-        curation=CurationConfig(same_person=.6, min_photos=6), mapper=MapperConfig(width=256, rank=32), lora=LoraSettings(targets='everywhere'),
-        training=Training(steps_a=40, steps_b=90, batch_size=8, lr_mapper=2e-4, lr_lora=2e-3, face_weight=6., id_dropout=.5, ema_decay=.95, preview_every=65),
-        sampling=Sampling(steps=4, guidance_scale=1., face_scale=2.))
+        name='tiny',
+        seed=0,
+        subject='drawn person',
+        trigger='sks',
+        prompt='{trigger} dancing',
+        size=(192, 128),
+        num_frames=17,
+        flow_shift=3.0,
+        shots=(('close up', 0.45), ('medium shot', 0.27), ('full body', 0.0)),
+        model=ModelSource(licence='CC0-1.0', face_branch='tiny'),
+        pack=PackSource(det_sides=(192, 384)),
+        inputs=Inputs(drawn=True),
+        curation=CurationConfig(same_person=0.6, min_photos=6),
+        mapper=MapperConfig(width=256, rank=32),
+        lora=LoraSettings(targets='everywhere'),
+        training=Training(
+            steps_a=40,
+            steps_b=90,
+            batch_size=8,
+            lr_mapper=2e-4,
+            lr_lora=2e-3,
+            face_weight=6.0,
+            id_dropout=0.5,
+            ema_decay=0.95,
+            preview_every=65,
+        ),
+        sampling=Sampling(steps=4, guidance_scale=1.0, face_scale=2.0),
+    )
 
 # %% ../../nbs/8_app/83_recipes.ipynb #9f8a518b
 def wan21_vace_1_3b()->Recipe:
-    "Wan 2.1 VACE 1.3B with insightface's buffalo_l: real photos, a real GPU"
+    "Describe a run of Wan 2.1 VACE 1.3B with insightface's buffalo_l: real photos, a real GPU"
     return replace(
-        tiny(), name='wan21_vace_1_3b', subject='me', trigger='ohwx person', size=(832, 480), num_frames=81, flow_shift=3.,
-        shots=(('close up', .35), ('medium shot', .15), ('full body', 0.)),
+        tiny(),
+        name='wan21_vace_1_3b',
+        subject='me',
+        trigger='ohwx person',
+        size=(832, 480),
+        num_frames=81,
+        flow_shift=3.0,
+        shots=(('close up', 0.35), ('medium shot', 0.15), ('full body', 0.0)),
         prompt='{trigger} dancing, full body, studio light, sharp face',
-        model=ModelSource('Wan-AI/Wan2.1-VACE-1.3B-diffusers', None, 19., 'Apache-2.0', 'cuda', 'bfloat16'),
-        pack=PackSource('~/.insightface', 'buffalo_l', (640,), 'https://github.com/deepinsight/insightface/releases/download/model-zoo/buffalo_l.zip', 326.,
-                        'non-commercial research purposes only (insightface model zoo)'),
-        inputs=Inputs(), mapper=MapperConfig(width=1536), curation=CurationConfig(same_person=.4, min_photos=6),
-        lora=LoraSettings(rank=64, alpha=64.), sampling=Sampling(steps=30, guidance_scale=5., fps=16.),
-        training=Training(steps_a=400, steps_b=1200, batch_size=1, lr_mapper=1e-4, lr_lora=1e-4, ema_decay=.99, checkpoint_every=200, preview_every=800,
-                             precision='bf16', gradient_checkpointing=True))
+        model=ModelSource('Wan-AI/Wan2.1-VACE-1.3B-diffusers', None, 19.0, 'Apache-2.0', 'cuda', 'bfloat16'),
+        pack=PackSource(
+            '~/.insightface',
+            'buffalo_l',
+            (640,),
+            'https://github.com/deepinsight/insightface/releases/download/model-zoo/buffalo_l.zip',
+            326.0,
+            'non-commercial research purposes only (insightface model zoo)',
+        ),
+        inputs=Inputs(),
+        mapper=MapperConfig(width=1536),
+        curation=CurationConfig(same_person=0.4, min_photos=6),
+        lora=LoraSettings(rank=64, alpha=64.0),
+        sampling=Sampling(steps=30, guidance_scale=5.0, fps=16.0),
+        training=Training(
+            steps_a=400,
+            steps_b=1200,
+            batch_size=1,
+            lr_mapper=1e-4,
+            lr_lora=1e-4,
+            ema_decay=0.99,
+            checkpoint_every=200,
+            preview_every=800,
+            precision='bf16',
+            gradient_checkpointing=True,
+        ),
+    )
 
 # %% ../../nbs/8_app/83_recipes.ipynb #1a7fd8e3
 def wan21_vace_1_3b_opencv()->Recipe:
-    "The same with OpenCV's YuNet and SFace, for those who may not use weights that are given for research only"
+    "Describe the same run with OpenCV's YuNet and SFace, for who may not use weights for research only"
     real = wan21_vace_1_3b()
-    pack = PackSource('~/.opencv_faces', 'YuNet and SFace', (640,), 'https://github.com/opencv/opencv_zoo', 39., 'MIT (YuNet) and Apache-2.0 (SFace)', 'opencv')
-    return replace(real, name='wan21_vace_1_3b_opencv', pack=pack, curation=replace(real.curation, same_person=.363), mapper=replace(real.mapper, id_dim=128))
+    pack = PackSource(
+        '~/.opencv_faces',
+        'YuNet and SFace',
+        (640,),
+        'https://github.com/opencv/opencv_zoo',
+        39.0,
+        'MIT (YuNet) and Apache-2.0 (SFace)',
+        'opencv',
+    )
+    return replace(
+        real,
+        name='wan21_vace_1_3b_opencv',
+        pack=pack,
+        curation=replace(real.curation, same_person=0.363),
+        mapper=replace(real.mapper, id_dim=128),
+    )
 
 RECIPES = {'tiny': tiny, 'wan21_vace_1_3b': wan21_vace_1_3b, 'wan21_vace_1_3b_opencv': wan21_vace_1_3b_opencv}
 
 def named_recipe(
     name:str,       # Name of a recipe
 )->Recipe:
-    "The recipe of that name as it is"
+    "Return the recipe of that name as it is"
     if name not in RECIPES: raise ValueError(f"there is no recipe {name!r}; known recipes: {', '.join(RECIPES)}")
     return RECIPES[name]()
 
@@ -216,7 +293,7 @@ def known_keys(
     config,              # A frozen config, nested or not
     prefix:str = '',     # What stands before the names
 )->dict[str, object]:    # Dotted key -> value
-    "Every choice of a recipe by its dotted name"
+    "List every choice of a recipe by its dotted name"
     keys = {}
     for f in fields(config):
         value = getattr(config, f.name)
@@ -336,7 +413,7 @@ def pack_place(
 def pack_home(
     recipe:Recipe,
 )->Path:            # Folder of ONNX files
-    "The face models of a recipe on the disk; an error says what to fetch"
+    "Find the face models of a recipe on the disk; an error says what to fetch"
     root, name = pack_place(recipe)
     if recipe.pack.kind == 'insightface': return pack_folder(root, name)
     return opencv_files(root)[0].parent
@@ -352,14 +429,20 @@ def is_shipped_pack(
 def crop_config(
     recipe:Recipe,
 )->CropConfig:     # Shape, words, and the large picture when it is asked for
-    "What to cut from a photo"
-    return CropConfig(recipe.size, recipe.trigger, shots=recipe.shots, large=LargeCrop(blur=recipe.cutting.blur) if recipe.cutting.large else None, blur=recipe.cutting.blur)
+    "Say what to cut from a photo"
+    return CropConfig(
+        recipe.size,
+        recipe.trigger,
+        shots=recipe.shots,
+        large=LargeCrop(blur=recipe.cutting.blur) if recipe.cutting.large else None,
+        blur=recipe.cutting.blur,
+    )
 
 # %% ../../nbs/8_app/83_recipes.ipynb #cb2b4bfe
 def pretrain(
     arguments:list[str],  # Words of the command line after `faceid pretrain`
 ):
-    "The tiny models of this package, trained from nothing"
+    "Describe how to train the tiny models of this package from nothing"
     from faceid_nb.adapters import population
     from faceid_nb.world.card import main
     return main(arguments, population)

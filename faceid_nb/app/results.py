@@ -33,7 +33,16 @@ from .models import face_finder
 from .store import Step, read_step, shown
 from ..embeddings.work import ORDER, RESULTS, Plan, Summary, person, write_clip
 from ..core.errors import UserError, checked
-from ..core.files import config_hash, load_tensors, make_private, package_versions, read_json, read_json_as, write_atomic, write_json
+from faceid_nb.core.files import (
+    config_hash,
+    load_tensors,
+    make_private,
+    package_versions,
+    read_json,
+    read_json_as,
+    write_atomic,
+    write_json,
+)
 from ..core.folders import is_as_written, keep_aside
 from ..core.media import fit_within, read_image, read_video
 from ..core.plot import save_figure, show_clip
@@ -76,9 +85,20 @@ def plan_generate(
                 write_clip(place/one.name/f'{name}.mp4', frames, sampling.fps)
             todo = {dance.name: dance.prompt for dance in dances if not (place/one.name/f'{dance.name}.mp4').is_file()}
             if todo:
-                generate_clips(model, {name: poses[name] for name in todo}, todo, sampling, one, adapters, person(folder), on_clip=keep)
+                generate_clips(
+                    model,
+                    {name: poses[name] for name in todo},
+                    todo,
+                    sampling,
+                    one,
+                    adapters,
+                    person(folder),
+                    on_clip=keep,
+                )
         first = {one.name: read_video(place/one.name/f'{dances[0].name}.mp4')[0] for one in ABLATIONS}
-        save_figure(show_clip({'the dance': poses[dances[0].name]} | first, title=dances[0].prompt), place/'clips.png', 80)
+        save_figure(
+            show_clip({'the dance': poses[dances[0].name]} | first, title=dances[0].prompt), place / 'clips.png', 80
+        )
         return {'clips': clips}
     return Plan(generate_key(recipe, dances, before), work, ('clips.png', *map(escape, clips)), keep=True)
 
@@ -111,7 +131,13 @@ def run_clip(
         model, adapters = trained_model(recipe, folder, lora)
         words = (prompt or recipe.prompt).replace('{trigger}', recipe.trigger)
         frames = generate(model, dance, words, sampling, adapters, person(folder))
-        settings = {'pose': str(pose), 'prompt': words, 'face_scale': sampling.face_scale, 'lora': str(lora or ''), 'seed': sampling.seed}
+        settings = {
+            'pose': str(pose),
+            'prompt': words,
+            'face_scale': sampling.face_scale,
+            'lora': str(lora or ''),
+            'seed': sampling.seed,
+        }
         return keep_clip(folder, target, lambda path: write_clip(path, frames, recipe.sampling.fps), settings)
 
 # %% ../../nbs/8_app/87_results.ipynb #194c9085
@@ -121,25 +147,39 @@ def read_clips(
 )->dict[str, dict[str, np.ndarray]]:         # Configuration -> dance -> frames (F, H, W, 3) uint8
     "Read the generated clips"
     names = [d.name for d in find_dances(recipe, folder)]
-    return {one.name: {name: read_video(Path(folder)/'generate'/one.name/f'{name}.mp4')[0] for name in names} for one in ABLATIONS}
+    return {
+        one.name: {name: read_video(Path(folder) / 'generate' / one.name / f'{name}.mp4')[0] for name in names}
+        for one in ABLATIONS
+    }
 
 # %% ../../nbs/8_app/87_results.ipynb #8c3fc341
 def photo_cards(
     recipe:Recipe,
     folder:Path,           # Run folder
 )->list[PhotoCard]:
-    "All photos that were given, with what was decided"
+    "List all photos that were given, with what was decided"
     photos, cards = find_photos(recipe, folder), []
     for record in load_manifest(Path(folder)/'curate').photos:
         try:
             image = fit_within(read_photo(photos/record.file, recipe.curation.max_pixels).image, (240, 240))
         except Unreadable:
             image = np.full((240, 180, 3), 200, np.uint8)
-        cards.append(PhotoCard(image, record.file, record.status == 'kept', record.text if record.reason is None else f'{record.reason}: {record.text}'))
+        cards.append(
+            PhotoCard(
+                image,
+                record.file,
+                record.status == 'kept',
+                record.text if record.reason is None else f'{record.reason}: {record.text}',
+            )
+        )
     return cards
 
 # %% ../../nbs/8_app/87_results.ipynb #72f7de4e
-LOOKED = {'coach.png': 'What the set has, and what it lacks', 'similarity.png': 'How much the faces agree', 'map.png': 'Everybody in the folder'}
+LOOKED = {
+    'coach.png': 'What the set has, and what it lacks',
+    'similarity.png': 'How much the faces agree',
+    'map.png': 'Everybody in the folder',
+}
 
 def about_photos(
     folder:Path,           # Run folder, curated
@@ -156,7 +196,7 @@ def stranger_scores(
     folder:Path,           # Run folder, embedded
     gallery:np.ndarray,    # (N, D) unit rows, the held-out photos
 )->FrameScores:
-    "What somebody else scores; 0 where nobody else is known"
+    "Score the faces of other people; 0 where none is known"
     found = load_tensors(Path(folder)/'embed'/'gallery.safetensors')[0]['strangers'].numpy()
     if len(found): return score_embeddings(found, gallery)
     return FrameScores(np.zeros(1, np.float32), np.zeros(1, bool), np.zeros(1, bool))
@@ -168,7 +208,7 @@ def summary_of(
     rows:dict[str, dict],                  # Configuration, real and stranger -> numbers
     seconds:dict[str, float],              # Phase -> wall clock, s
 )->dict:
-    "The numbers of a run, as `summary.json` holds them"
+    "Collect the numbers of a run, as `summary.json` holds them"
     keep = ('mean', 'median', 'no_face_rate', 'frames')
     return {
         'subject': recipe.subject, 'seed': recipe.seed,
@@ -180,16 +220,24 @@ def summary_of(
 def facts_of(
     recipe:Recipe,
 )->dict[str, dict[str, str]]:   # Heading -> name -> word
-    "What was run with what, for the report"
-    choices = {name: str(value) for name, value in known_keys(recipe).items() if not name.startswith('inputs.') and name not in ('pack.root', 'model.face_branch')}
-    return {'models': {name: sha[:16] for name, sha in model_hashes(recipe).items()}, 'versions': package_versions(), 'choices': choices}
+    "Say what was run with what, for the report"
+    choices = {
+        name: str(value)
+        for name, value in known_keys(recipe).items()
+        if not name.startswith('inputs.') and name not in ('pack.root', 'model.face_branch')
+    }
+    return {
+        'models': {name: sha[:16] for name, sha in model_hashes(recipe).items()},
+        'versions': package_versions(),
+        'choices': choices,
+    }
 
 # %% ../../nbs/8_app/87_results.ipynb #2508cb2d
 def wanted_points(
     dance:Dance,
     frames:int,        # F
 )->np.ndarray:         # (F, 5, 2) pixels, NaN where nobody knows
-    "Where the five face points of a dance should be"
+    "Tell where the five face points of a dance should be"
     return np.array(dance.keypoints, np.float32) if dance.keypoints else np.full((frames, 5, 2), np.nan, np.float32)
 
 def measure(
@@ -197,23 +245,51 @@ def measure(
     folder:Path,       # Run folder, generated
     place:Path,        # Where the report goes
 )->dict[str, dict]:    # Configuration, real and stranger -> numbers
-    "Every frame scored, every picture drawn"
+    "Score every frame and draw every picture"
     faces, clips, dances = face_finder(recipe), read_clips(recipe, folder), find_dances(recipe, folder)
-    gallery, poses = load_tensors(folder/'embed'/'gallery.safetensors')[0]['gallery'].numpy(), {d.name: read_video(d.pose)[0] for d in dances}
+    gallery, poses = (
+        load_tensors(folder / 'embed' / 'gallery.safetensors')[0]['gallery'].numpy(),
+        {d.name: read_video(d.pose)[0] for d in dances},
+    )
     tracks = {one: {name: track_faces(faces, frames) for name, frames in by.items()} for one, by in clips.items()}
     scores = {one: {name: score_track(track, gallery) for name, track in by.items()} for one, by in tracks.items()}
     real, stranger = real_ceiling(gallery), stranger_scores(folder, gallery)
-    rows = {one: summarise(list(by.values())) for one, by in scores.items()} | {'real': summarise(real), 'stranger': summarise(stranger)}
+    rows = {one: summarise(list(by.values())) for one, by in scores.items()} | {
+        'real': summarise(real),
+        'stranger': summarise(stranger),
+    }
     if not stranger.found.any():
         rows['stranger']['frames'] = 0
-    motion = {one: summarise_motion([by[d.name] for d in dances], [wanted_points(d, recipe.num_frames) for d in dances], recipe.size[1]) for one, by in tracks.items()}
-    data = ReportData(f'{recipe.subject}, seed {recipe.seed}', photo_cards(recipe, folder), poses, clips, scores, real, stranger, recipe.sampling.fps, motion=motion, facts=facts_of(recipe), about_photos=about_photos(folder),
-                      began_with=start.name if (start := branch_place(recipe)) else '')
+    motion = {
+        one: summarise_motion(
+            [by[d.name] for d in dances], [wanted_points(d, recipe.num_frames) for d in dances], recipe.size[1]
+        )
+        for one, by in tracks.items()
+    }
+    data = ReportData(
+        f'{recipe.subject}, seed {recipe.seed}',
+        photo_cards(recipe, folder),
+        poses,
+        clips,
+        scores,
+        real,
+        stranger,
+        recipe.sampling.fps,
+        motion=motion,
+        facts=facts_of(recipe),
+        about_photos=about_photos(folder),
+        began_with=start.name if (start := branch_place(recipe)) else '',
+    )
     read_video(write_report(place, data)['video'])  # fails when the disk was full
     for name in poses:
-        grid = four_way_grid({one: by[name] for one, by in clips.items()}, {one: by[name] for one, by in scores.items()}, poses[name])
+        grid = four_way_grid(
+            {one: by[name] for one, by in clips.items()}, {one: by[name] for one, by in scores.items()}, poses[name]
+        )
         write_clip(place/f'{name}.mp4', grid, recipe.sampling.fps)
-    curves = {one: {name: [round(float(c), 4) for c in score.cosine] for name, score in by.items()} for one, by in scores.items()}
+    curves = {
+        one: {name: [round(float(c), 4) for c in score.cosine] for name, score in by.items()}
+        for one, by in scores.items()
+    }
     write_json(place/'scores.json', {'rows': rows, 'motion': motion, 'curves': curves})
     return rows
 
@@ -262,7 +338,13 @@ def run_evaluate(
         return step
 
 # %% ../../nbs/8_app/87_results.ipynb #468b7446
-PHASES = {'curate': run_curate, 'embed': run_embed, 'train': run_train, 'generate': run_generate, 'evaluate': run_evaluate}
+PHASES = {
+    'curate': run_curate,
+    'embed': run_embed,
+    'train': run_train,
+    'generate': run_generate,
+    'evaluate': run_evaluate,
+}
 
 def run_all(
     recipe:Recipe,
@@ -288,7 +370,13 @@ def told(
     r = checked(RESULTS[step.name], step.result, f'{place/"phase.json"}: result')
     if step.name == 'curate':
         bad = [f'  {p.file}: {p.reason}, {p.text}' for p in load_manifest(place).photos if p.status == 'rejected']
-        return '\n'.join([f'{r.kept} of {r.given} photos kept ({took})', *bad, *(f'  for a better likeness: {line}' for line in r.advice)])
+        return '\n'.join(
+            [
+                f'{r.kept} of {r.given} photos kept ({took})',
+                *bad,
+                *(f'  for a better likeness: {line}' for line in r.advice),
+            ]
+        )
     if step.name == 'embed':
         agree = 'one photo agrees with itself' if r.same is None else f'two photos agree by {r.same:z.2f}'
         return f'{r.train} photos to learn from, {r.heldout} held out to judge by; {agree} ({took})'
@@ -301,7 +389,9 @@ def results(
 )->str:
     "Format the final table of a run"
     summary, scores = read_json_as(Path(folder)/'summary.json', Summary), Path(folder)/'evaluate'/'scores.json'
-    rows = checked(dict[str, dict[str, float|int|None]], read_json_as(scores, dict[str, Any]).get('rows'), f'{scores}: rows')
+    rows = checked(
+        dict[str, dict[str, float | int | None]], read_json_as(scores, dict[str, Any]).get('rows'), f'{scores}: rows'
+    )
     seconds = ', '.join(f'{name} {value:.0f} s' for name, value in summary.seconds.items())
     return f'\n{format_table(rows)}\n\n{seconds}\nreport: {Path(folder)/"report.html"}'
 
@@ -322,7 +412,11 @@ def compare(
     called = [f'{one} ({folder})' if called.count(one) > 1 else one for one, folder in zip(called, folders)]
     table = {one: [run.identity[name].mean for name in names] for one, run in zip(called, runs, strict=True)}
     columns = [*zip(*table.values())]
-    table |= {'mean': [sum(column)/len(column) for column in columns], 'lowest': [min(column) for column in columns], 'highest': [max(column) for column in columns]}
+    table |= {
+        'mean': [sum(column) / len(column) for column in columns],
+        'lowest': [min(column) for column in columns],
+        'highest': [max(column) for column in columns],
+    }
     wide = max(map(len, table)) + 2
     head = ' '*wide + ''.join(f'{name:>10s}' for name in names) + f'{"frames":>10s}'
     frames = [run.identity['full'].frames for run in runs]

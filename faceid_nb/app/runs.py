@@ -113,8 +113,17 @@ def _apart(
 
         def work():
             papermill.execute_notebook(
-                str(notebook), str(aside), parameters, kernel_name='python3', cwd=str(cwd), execution_timeout=timeout, progress_bar=False,
-                kernel_manager_class=Kernel, shutdown_kernel='immediate', extra_arguments=['--IPKernelApp.log_level=40', '--InteractiveShellApp.ignore_cwd=True'])
+                str(notebook),
+                str(aside),
+                parameters,
+                kernel_name='python3',
+                cwd=str(cwd),
+                execution_timeout=timeout,
+                progress_bar=False,
+                kernel_manager_class=Kernel,
+                shutdown_kernel='immediate',
+                extra_arguments=['--IPKernelApp.log_level=40', '--InteractiveShellApp.ignore_cwd=True'],
+            )
 
         with ThreadPoolExecutor(1) as thread:
             future = thread.submit(work)
@@ -193,5 +202,9 @@ def run_notebooks(
         done = []
         for name in NOTEBOOKS:
             tell(f'{name} ...')
-            done.append(run_notebook(source/f'{name}.ipynb', folder/'notebooks'/f'{name}.ipynb', parameters, Path.cwd(), timeout))
+            done.append(
+                run_notebook(
+                    source / f'{name}.ipynb', folder / 'notebooks' / f'{name}.ipynb', parameters, Path.cwd(), timeout
+                )
+            )
         return done

@@ -67,7 +67,9 @@ def listed(
 )->dict[str, str]:      # File inside the folder -> sha256
     "Hash every file of a folder, in a fixed order"
     named = {path.relative_to(folder).as_posix(): path for path in files_below(folder) if path.name not in MARKS}
-    return {name: file_sha256(path) for name, path in named.items() if path.is_file() and name.split('/')[0] not in skip}
+    return {
+        name: file_sha256(path) for name, path in named.items() if path.is_file() and name.split('/')[0] not in skip
+    }
 
 # %% ../../nbs/8_app/81_store.ipynb #7d1f1b5a
 def read_step(

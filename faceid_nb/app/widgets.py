@@ -27,7 +27,7 @@ from ..curation.photos import Unreadable, read_photo
 def png_bytes(
     image:np.ndarray,  # Picture (H, W, 3) uint8
 )->bytes:
-    "A picture as the bytes of a PNG file"
+    "Encode a picture as the bytes of a PNG file"
     store = io.BytesIO()
     Image.fromarray(image).save(store, 'PNG')
     return store.getvalue()
@@ -36,7 +36,7 @@ def gif_bytes(
     frames:np.ndarray,  # Clip (F, H, W, 3) uint8
     fps:float,          # Frames a second
 )->bytes:
-    "A clip as the bytes of an endless GIF"
+    "Encode a clip as the bytes of an endless GIF"
     store, pictures = io.BytesIO(), [Image.fromarray(f) for f in frames]
     pictures[0].save(store, 'GIF', save_all=True, append_images=pictures[1:], duration=round(1000/fps), loop=0)
     return store.getvalue()
@@ -57,8 +57,10 @@ def face_scale_slider(
     start:float = 1.,                       # First strength
     highest:float = 3.,                     # Last strength of the slider
 )->ScalePanel:
-    "A panel that makes the clip again when the face is turned up or down"
-    slider = ipywidgets.FloatSlider(value=start, min=0., max=highest, step=.25, description='face_scale', continuous_update=False)
+    "Build a panel that makes the clip again when the face is turned up or down"
+    slider = ipywidgets.FloatSlider(
+        value=start, min=0.0, max=highest, step=0.25, description='face_scale', continuous_update=False
+    )
     panel = ScalePanel(ipywidgets.VBox([slider]), slider, ipywidgets.Image(format='gif'), ipywidgets.HTML(), {})
     panel.box.children = (slider, panel.picture, panel.note)
     def show(change):
@@ -82,7 +84,7 @@ def thumb_bytes(
     record:Record,    # What was decided about it, and about which face
     side:int = 300,   # Longest side of the thumbnail, pixels
 )->bytes:             # JPEG
-    "A photo made small, a frame around the face that decided; grey where it cannot be read"
+    "Encode a photo made small, a frame around the face that decided; grey where it cannot be read"
     try:
         image = Image.fromarray(read_photo(path).image)
     except Unreadable:
@@ -98,13 +100,24 @@ def thumb_bytes(
 def verdict_line(
     record:Record,    # What was decided
 )->str:               # A few words
-    "A verdict with its number"
+    "Write a verdict with its number"
     if record.status == 'kept':
-        return f'{record.split} ' + ('by hand' if record.text.startswith('accepted by hand') else f'{record.number:.2f}')
+        return f'{record.split} ' + (
+            'by hand' if record.text.startswith('accepted by hand') else f'{record.number:.2f}'
+        )
     return 'by hand' if record.reason == 'by_hand' else f'{record.reason} {record.number:.2g}'
 
 # %% ../../nbs/9_interfaces/93_widgets.ipynb #896fb61f
-KEYS = {'ArrowLeft': 'previous', 'ArrowRight': 'next', 'ArrowUp': 'up', 'ArrowDown': 'down', 'a': 'accept', 'r': 'reject', ' ': 'turn', 'u': 'undo'}
+KEYS = {
+    'ArrowLeft': 'previous',
+    'ArrowRight': 'next',
+    'ArrowUp': 'up',
+    'ArrowDown': 'down',
+    'a': 'accept',
+    'r': 'reject',
+    ' ': 'turn',
+    'u': 'undo',
+}
 
 LISTEN = """
 const keys = %s
@@ -139,8 +152,10 @@ listen(50)
 """
 
 def key_listener()->ipywidgets.Output:
-    "A piece of page that turns keys into clicks on the panel it stands in"
-    return ipywidgets.Output(outputs=({'output_type': 'display_data', 'data': {'application/javascript': LISTEN % KEYS}, 'metadata': {}},))
+    "Build a piece of page that turns keys into clicks on the panel it stands in"
+    return ipywidgets.Output(
+        outputs=({'output_type': 'display_data', 'data': {'application/javascript': LISTEN % KEYS}, 'metadata': {}},)
+    )
 
 # %% ../../nbs/9_interfaces/93_widgets.ipynb #87908c47
 @dataclass
@@ -161,7 +176,7 @@ class PhotoPanel:
 
     @property
     def photo(self)->Record:
-        "The photo that you are at"
+        "Return the photo that the panel shows"
         return self.manifest.photos[self.at.value - 1]
 
     def move(self, step:int):
@@ -169,7 +184,7 @@ class PhotoPanel:
         self.at.value = min(max(self.at.value + step, 1), self.at.max)
 
     def said(self, record:Record)->bool|None:
-        "What a person has said about a photo so far"
+        "Return what a person has said about a photo so far"
         return False if record.reason == 'by_hand' else True if record.text.startswith('accepted by hand') else None
 
     def say(self, file:str, keep:bool|None)->bool:
@@ -205,14 +220,20 @@ class PhotoPanel:
         here = self.photo
         for record in self.manifest.photos:
             kept, button, cell = record.status == 'kept', self.buttons[record.file], self.cells[record.file]
-            button.description, button.tooltip, button.button_style = verdict_line(record), record.text, 'success' if kept else 'danger'
+            button.description, button.tooltip, button.button_style = (
+                verdict_line(record),
+                record.text,
+                'success' if kept else 'danger',
+            )
             cell.layout.border = f'3px solid {HERE if record is here else "transparent"}'
             (cell.add_class if record is here else cell.remove_class)('faceid-here')
         self.picture.value = self.cells[here.file].children[0].value
         colour, status = (GREEN, 'kept') if here.status == 'kept' else (RED, 'rejected')
         self.words.value = f'<b>{escape(here.file)}</b><br><b style="color:{colour}">{status}: {escape(verdict_line(here))}, limit {here.limit:g}</b><br>{escape(here.text)}'
         split = {name: len(self.manifest.kept(name)) for name in ('train', 'reference', 'heldout')}
-        shares = ', '.join(f'{n} {word}' for n, word in zip(split.values(), ('to learn from', 'as reference', 'held out')) if n)
+        shares = ', '.join(
+            f'{n} {word}' for n, word in zip(split.values(), ('to learn from', 'as reference', 'held out')) if n
+        )
         self.note.value = escape(f'{sum(split.values())} of {len(self.manifest.photos)} photos kept: {shares}')
 
 # %% ../../nbs/9_interfaces/93_widgets.ipynb #94d83a69
@@ -222,7 +243,7 @@ def photo_picker(
     decide:Callable[[str, bool|None], Manifest], # Carries out (file, keep) and answers with the new manifest; keep None takes a decision back
     columns:int = 6,                          # Photos in a row
 )->PhotoPanel:
-    "A panel on which keys and clicks accept and reject photos"
+    "Build a panel on which keys and clicks accept and reject photos"
     cells, buttons = {}, {}
     for record in manifest.photos:
         image = ipywidgets.Image(value=thumb_bytes(Path(photos)/record.file, record), format='jpeg', layout=ipywidgets.Layout(height='112px', object_fit='contain'))

@@ -142,8 +142,10 @@ def checked_mapping(
     return value
 
 # %% ../../nbs/0_core/00_errors.ipynb #a3451ab6
-MEMORY = re.compile("out of memory|not enough memory|can't allocate|cannot allocate|failed to allocate|bad_alloc|DefaultCPUAllocator",
-                    re.IGNORECASE)
+MEMORY = re.compile(
+    "out of memory|not enough memory|can't allocate|cannot allocate|failed to allocate|bad_alloc|DefaultCPUAllocator",
+    re.IGNORECASE,
+)
 
 def out_of_memory(
     error:BaseException|None,  # What was raised

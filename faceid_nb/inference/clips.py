@@ -93,7 +93,11 @@ def keep_clip(
         clip = Clip(file_sha256(make_private(write(aside))), settings)
         target = free_name(Path(target))
         known = read_clips_list(folder)
-        listed = {'clips': known.clips | {target.name: clip}} if own else {'elsewhere': known.elsewhere | {str(target.resolve()): clip}}
+        listed = (
+            {'clips': known.clips | {target.name: clip}}
+            if own
+            else {'elsewhere': known.elsewhere | {str(target.resolve()): clip}}
+        )
         private_folder(folder/CLIPS)
         make_private(write_json(folder/CLIPS/'clips.json', asdict(replace(known, **listed))))
         os.replace(aside, target)

@@ -47,7 +47,9 @@ class Sampling:
         names:tuple[str, ...],   # Adapters that are on
     )->dict[str, float]:         # Name -> strength, and that of the control
         "Give every adapter its strength"
-        return {name: self.face_scale if name == 'face' else 1. for name in names} | {'control': self.conditioning_scale}
+        return {name: self.face_scale if name == 'face' else 1.0 for name in names} | {
+            'control': self.conditioning_scale
+        }
 
 # %% ../../nbs/5_inference/52_generate.ipynb #6311b3b7
 @dataclass(frozen=True)

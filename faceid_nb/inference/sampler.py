@@ -94,8 +94,10 @@ def sample(
             v = windowed_velocity(velocity, x, guides, windows or [slice(None)])
         x = solver.step(v, timestep, x, return_dict=False)[0]
         if not torch.isfinite(x).all():
-            raise UserError(f'The latents are not finite after step {step + 1}: the weights or the identity are broken, or this '
-                            'dtype is too narrow. Try float32.')
+            raise UserError(
+                f'The latents are not finite after step {step + 1}: the weights or the identity are broken, or this '
+                'dtype is too narrow. Try float32.'
+            )
         if on_step:
             on_step(step, x)
     return x

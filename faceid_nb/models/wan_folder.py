@@ -24,8 +24,14 @@ from ..core.errors import UserError, checked, out_of_memory
 from ..core.files import read_json_as
 
 # %% ../../nbs/2_models/26_wan_folder.ipynb #cb14fb4f
-PARTS = {'scheduler': ('diffusers', r'\w+Scheduler'), 'tokenizer': ('transformers', r'(?!Auto)\w+Tokenizer(Fast)?|TokenizersBackend|SentencePieceBackend'), 'text_encoder': ('transformers', 'U?MT5EncoderModel|T5EncoderModel'),
-         'transformer': ('diffusers', 'WanVACETransformer3DModel'), 'transformer_2': ('diffusers', 'WanVACETransformer3DModel'), 'vae': ('diffusers', 'AutoencoderKLWan')}
+PARTS = {
+    'scheduler': ('diffusers', r'\w+Scheduler'),
+    'tokenizer': ('transformers', r'(?!Auto)\w+Tokenizer(Fast)?|TokenizersBackend|SentencePieceBackend'),
+    'text_encoder': ('transformers', 'U?MT5EncoderModel|T5EncoderModel'),
+    'transformer': ('diffusers', 'WanVACETransformer3DModel'),
+    'transformer_2': ('diffusers', 'WanVACETransformer3DModel'),
+    'vae': ('diffusers', 'AutoencoderKLWan'),
+}
 CONFIGS = {'scheduler': 'scheduler_config.json', 'tokenizer': 'tokenizer_config.json'}
 ANYTHING = dict[str, Any]
 
@@ -43,7 +49,13 @@ def _parts(
         if name.startswith('_') or not isinstance(entry, list) and name not in PARTS: continue
         if entry == [None, None]: continue
         library, pattern = PARTS.get(name, ('', ''))
-        ours = isinstance(entry, list) and len(entry) == 2 and entry[0] == library and isinstance(entry[1], str) and re.fullmatch(pattern, entry[1])
+        ours = (
+            isinstance(entry, list)
+            and len(entry) == 2
+            and entry[0] == library
+            and isinstance(entry[1], str)
+            and re.fullmatch(pattern, entry[1])
+        )
         if not ours:
             raise UserError(f'{path}: {name} is {entry!r:.100}, which is no part of a WanVACEPipeline. Choose a VACE '
                             'model in the diffusers format.')
@@ -128,7 +140,19 @@ def _unreadable(folder):
     return found
 
 # What two libraries raise on odd files
-BROKEN = (AssertionError, AttributeError, ImportError, IndexError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError, ZeroDivisionError)
+BROKEN = (
+    AssertionError,
+    AttributeError,
+    ImportError,
+    IndexError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    ZeroDivisionError,
+)
 
 def open_pipeline(
     path_or_repo:Path|str,            # A diffusers folder, or a repository that is already on this disk
@@ -180,7 +204,11 @@ def linear_layers(
 )->dict[str, list[int]]:       # Layer of the denoiser -> outputs, inputs
     "List the linear layers of a denoiser without opening it"
     shapes = weight_shapes(folder/'transformer')
-    return {key.removesuffix('.weight'): shape for key, shape in shapes.items() if key.endswith('.weight') and len(shape) == 2}
+    return {
+        key.removesuffix('.weight'): shape
+        for key, shape in shapes.items()
+        if key.endswith('.weight') and len(shape) == 2
+    }
 
 # %% ../../nbs/2_models/26_wan_folder.ipynb #8a389180
 def model_width(
@@ -189,5 +217,7 @@ def model_width(
     "Read the width of the denoiser without opening it"
     path = folder/'transformer'/'config.json'
     sizes = read_json_as(path, ANYTHING)
-    heads, each = (checked(int, sizes.get(key), f'{path}: {key}') for key in ('num_attention_heads', 'attention_head_dim'))
+    heads, each = (
+        checked(int, sizes.get(key), f'{path}: {key}') for key in ('num_attention_heads', 'attention_head_dim')
+    )
     return heads*each

@@ -150,8 +150,10 @@ class WanHost:
             kwargs = dict(zip(names, args)) | kwargs
             words = kwargs['encoder_hidden_states']
             if words.shape[1] != TEXT_LENGTH:
-                raise ValueError(f'With a face branch the words must be exactly {TEXT_LENGTH} rows, and these are {words.shape[1]}. '
-                                 f'Leave max_sequence_length at {TEXT_LENGTH}.')
+                raise ValueError(
+                    f'With a face branch the words must be exactly {TEXT_LENGTH} rows, and these are {words.shape[1]}. '
+                    f'Leave max_sequence_length at {TEXT_LENGTH}.'
+                )
             given = kwargs.get('encoder_hidden_states_image')
             kwargs['encoder_hidden_states_image'] = give(len(words), words.device, self._call == 'uncond', given)
             return (), kwargs
@@ -231,8 +233,10 @@ class WanVACE:
         config = self.pipe.scheduler.config
         for key in ('flow_shift', 'shift'):
             if key in config: return float(config[key])
-        raise ValueError(f'{config.get("_class_name", "This scheduler")} has no shift: it is not made for flow matching. '
-                         'Use FlowMatchEulerDiscreteScheduler, or UniPCMultistepScheduler with use_flow_sigmas.')
+        raise ValueError(
+            f'{config.get("_class_name", "This scheduler")} has no shift: it is not made for flow matching. '
+            'Use FlowMatchEulerDiscreteScheduler, or UniPCMultistepScheduler with use_flow_sigmas.'
+        )
 
     @shift.setter
     def shift(self, value):
@@ -304,7 +308,9 @@ class WanVACE:
         words = conditions['prompt_embeds']
         spoken = words.any(-1).any(0).nonzero()
         n = int(spoken.max()) + 1 if len(spoken) else 0
-        layers = [layer for host in self.hosts for site in host.sites for layer in (site.attention.to_k, site.attention.to_v)]
+        layers = [
+            layer for host in self.hosts for site in host.sites for layer in (site.attention.to_k, site.attention.to_v)
+        ]
         return repeated_padding(layers, n, words.shape[1])
 
     def sigmas(self,

@@ -37,7 +37,9 @@ def ema_decay(
 def random_state(
 )->dict[str,Tensor]: # rng.cpu, and rng.cuda.0 ... for each GPU
     "Read torch's global generators"
-    return {'rng.cpu': torch.get_rng_state()} | {f'rng.cuda.{i}': s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+    return {'rng.cpu': torch.get_rng_state()} | {
+        f'rng.cuda.{i}': s for i, s in enumerate(torch.cuda.get_rng_state_all())
+    }
 
 def set_random_state(
     tensors:dict[str,Tensor], # What `random_state` gave, other tensors are left alone
@@ -121,10 +123,16 @@ def _memory(state:TrainingState)->dict[str,dict[str,Tensor]]:
     return {name: memory[i] for i, name in enumerate(state.params) if i in memory}
 
 def _state_tensors(state):
-    tensors = {f'param.{n}': p.detach() for n, p in state.params.items()} | {f'ema.{n}': t for n, t in state.ema.items()}
+    tensors = {f'param.{n}': p.detach() for n, p in state.params.items()} | {
+        f'ema.{n}': t for n, t in state.ema.items()
+    }
     tensors |= {f'adam.{n}.{key}': t for n, kept in _memory(state).items() for key, t in kept.items()}
     losses = torch.tensor(state.losses, dtype=torch.float64)
-    return tensors | random_state() | {'losses': losses, 'step': torch.tensor(state.step), 'seen': torch.tensor(state.seen)}
+    return (
+        tensors
+        | random_state()
+        | {'losses': losses, 'step': torch.tensor(state.step), 'seen': torch.tensor(state.seen)}
+    )
 
 # %% ../../nbs/4_training/43_checkpoint.ipynb #5c21aa03
 MEMORY = {'step', 'exp_avg', 'exp_avg_sq'}  # What AdamW remembers of each weight
@@ -138,9 +146,15 @@ def _expected(
     for name, p in state.params.items():
         wanted |= {f'param.{name}': (p.shape, p.dtype), f'ema.{name}': (p.shape, p.dtype)}
         if any(f'adam.{name}.{key}' in tensors for key in MEMORY):  # a weight that was never trained has none
-            wanted |= {f'adam.{name}.{key}': (p.shape, p.dtype) for key in MEMORY - {'step'}} | {f'adam.{name}.step': (torch.Size([]), torch.float32)}
+            wanted |= {f'adam.{name}.{key}': (p.shape, p.dtype) for key in MEMORY - {'step'}} | {
+                f'adam.{name}.step': (torch.Size([]), torch.float32)
+            }
     wanted |= {name: (torch.Size([]), torch.int64) for name in ('step', 'seen')}
-    step = int(tensors['step']) if 'step' in tensors and tensors['step'].numel() == 1 and tensors['step'].dtype == torch.int64 else 0
+    step = (
+        int(tensors['step'])
+        if 'step' in tensors and tensors['step'].numel() == 1 and tensors['step'].dtype == torch.int64
+        else 0
+    )
     wanted |= {'losses': (torch.Size([step]), torch.float64), 'rng.cpu': (torch.get_rng_state().shape, torch.uint8)}
     graphics = [name for name in tensors if re.fullmatch(r'rng\.cuda\.\d+', name)]
     ours = torch.cuda.get_rng_state().shape if graphics and len(graphics) == torch.cuda.device_count() else None

@@ -34,7 +34,7 @@ def face_mask(
     size:tuple[int,int],                # Height and width of the frame, pixels
     grid:tuple[int,int],                # Height and width of the latent grid, cells
 )->Tensor:                              # (h, w) in [0, 1]
-    "The share of each cell that the box covers"
+    "Compute the share of each cell that the box covers"
     def covered(low, high, pixels, cells):
         edges = torch.arange(cells + 1) * pixels/cells
         return (edges[1:].clamp(max=high) - edges[:-1].clamp(min=low)).clamp(min=0) * cells/pixels
@@ -77,7 +77,10 @@ def encode_sample(
     video = None if control is None else to_tensor(control).to(model.device)
     grid = latents.shape[-2:]
     masks = [torch.zeros(grid) if box is None else face_mask(box, (height, width), grid) for box in boxes]
-    conditions = {'control': model.build_control(video, latents)[0].cpu(), 'prompt_embeds': model.encode_text(caption).cpu()}
+    conditions = {
+        'control': model.build_control(video, latents)[0].cpu(),
+        'prompt_embeds': model.encode_text(caption).cpu(),
+    }
     return Sample(latents[0].cpu(), _folded(torch.stack(masks), latents.shape[2])[None], conditions, name)
 
 # %% ../../nbs/4_training/41_data.ipynb #35e2e8dd
@@ -116,8 +119,10 @@ def photo_cache(
     photos = checked(tuple[TrainPhoto, ...], checked(dict[str, Any], manifest, name).get('photos'), f'{name}: photos')
     crops = [crop for photo in photos if photo.split == 'train' for crop in photo.crops]
     if not crops:
-        raise UserError(f'The manifest of {folder} has no crop of a photo to train on. Curate more photos, or move some from '
-                        'the held-out ones.')
+        raise UserError(
+            f'The manifest of {folder} has no crop of a photo to train on. Curate more photos, or move some from '
+            'the held-out ones.'
+        )
     paths = [inside(folder, crop.file) for crop in crops]
     lost = [path for path in paths if not path.is_file()]
     if lost: raise UserError(f'{lost[0]} is missing, and the manifest names it. Curate the photos again.')
@@ -274,7 +279,11 @@ def draw_batch(
         rows = cache.null_prompt_embeds if empty else sample.conditions['prompt_embeds']
         row[:len(rows)] = rows
     id_embed = _identities(cache.id_embeds, n, generator) * ~faceless[:, None]
-    conditions = {name: torch.stack([s.conditions[name] for s in samples]).float() for name in samples[0].conditions if name != 'prompt_embeds'}
+    conditions = {
+        name: torch.stack([s.conditions[name] for s in samples]).float()
+        for name in samples[0].conditions
+        if name != 'prompt_embeds'
+    }
     conditions |= {'prompt_embeds': words, 'id_embed': id_embed}
     latents, mask = (torch.stack([getattr(s, part) for s in samples]).float() for part in ('latents', 'mask'))
     return Batch(latents, mask, conditions, tuple(s.name for s in samples))

@@ -48,8 +48,10 @@ def trainable(
             raise UserError(f'Stage {number} trains nothing. Name an adapter in it, or leave the stage out.')
         for name in stage.rates:
             if name not in adapters:
-                raise UserError(f'Stage {number} trains {name}, and the model carries {", ".join(adapters) or "no adapter"}. '
-                                'Attach it, or leave it out of the stage.')
+                raise UserError(
+                    f'Stage {number} trains {name}, and the model carries {", ".join(adapters) or "no adapter"}. '
+                    'Attach it, or leave it out of the stage.'
+                )
     for name, adapter in adapters.items():
         if any(name in stage.rates for stage in config.stages):
             chosen[name] = adapter.named_parameters()
@@ -306,7 +308,9 @@ def train(
             if state.step < config.total and config.checkpoint_every and state.step % config.checkpoint_every == 0:
                 keeper.save(check=True)
             recent = state.losses[-20:]
-            bar.set_postfix(loss=f'{sum(recent)/len(recent):.3f}', stage=1 + stage_at(config, state.step)[0], refresh=False)
+            bar.set_postfix(
+                loss=f'{sum(recent) / len(recent):.3f}', stage=1 + stage_at(config, state.step)[0], refresh=False
+            )
             bar.update()
         check_weights(state, setup)
         keeper.save(check=False)

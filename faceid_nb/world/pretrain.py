@@ -368,8 +368,8 @@ def train_denoiser(
         parts = [bank_at(k) for k in range(plan.reels)]
         out = {k: torch.cat([p[k] for p in parts]) for k in parts[0] if k not in ('blank', 'captions')}
         return out | dict(blank=parts[0]['blank'], captions=sum((p['captions'] for p in parts), []))
-    def learn(bank, batch, g, through, **how):
-        return denoiser_loss(net, encoder, text, bank(), batch, g, through=through, **how)
+    def learn(bank, batch, g, through, more={}):
+        return denoiser_loss(net, encoder, text, bank(), batch, g, through=through, **more)
     def padded():
         blocks = [*net.blocks, *net.vace_blocks]
         layers = [layer for block in blocks for layer in (block.attn2.to_k, block.attn2.to_v)]
@@ -384,7 +384,7 @@ def train_denoiser(
         through = graphed(flow_error, device)
         how = dict(faces=6., mixed=population.mixed)
         with padded():
-            def both_loss(step, g): return learn(all_banks, plan.together.batch, g, through, **how)
+            def both_loss(step, g): return learn(all_banks, plan.together.batch, g, through, how)
             _stage(folder, 'together', modules, both_loss, plan.together, reports)
     if population and critics:
         def decoded(z): return decode_whole(vae, z*std + mean)
@@ -392,7 +392,7 @@ def train_denoiser(
             n = max(1, plan.likeness.batch//4)
             return population.face_error(guess, rows, given, all_banks(), decoded, look, g, n)
         with padded(), whole_clip(vae):
-            def face_loss(step, g): return learn(all_banks, plan.likeness.batch, g, through, **how, judge=judge)
+            def face_loss(step, g): return learn(all_banks, plan.likeness.batch, g, through, how | {'judge': judge})
             _stage(folder, 'likeness', modules, face_loss, plan.likeness, reports)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.)
     pipe = WanVACEPipeline(tokenizer=tokenizer, text_encoder=encoder.eval(), vae=vae, scheduler=scheduler,

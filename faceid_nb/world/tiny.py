@@ -245,8 +245,12 @@ def whole_clip(
         return torch.cat([x[:, :, :1], self.time_conv(x)], 2) if self.mode == 'downsample3d' and t > 1 else x
     # Empty inside another `whole_clip` of the same autoencoder
     parts = [m for m in vae.modules() if isinstance(m, WanResample) and 'forward' not in vars(m)]
+    def forward_of(part):
+        def whole(x, feat_cache=None, feat_idx=None):
+            return forward(part, x)
+        return whole
     for m in parts:
-        m.forward = lambda x, feat_cache=None, feat_idx=None, m=m: forward(m, x)
+        m.forward = forward_of(m)
     try:
         yield vae
     finally:
