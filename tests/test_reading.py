@@ -401,7 +401,7 @@ def test_nothing_of_the_exif_is_in_a_curated_folder(tmp_path):
 
 # real files
 
-REFUSED = {'200MP.heic': '199756800 pixels', 'multiple_exif.jpg': '1 x 1 pixels, too small', 'corrupted.heic': 'no picture', 'decompression_bomb.gif': 'pixels', 'decompression_bomb.ico': 'pixels',
+REFUSED = {'200MP.heic': '199756800 pixels', 'multiple_exif.jpg': '1 x 1 pixels, too small', 'corrupted.heic': 'not a picture', 'decompression_bomb.gif': 'pixels', 'decompression_bomb.ico': 'pixels',
            'crash-1152ec2d1a1a71395b6f2ce6721c38924d025bf3.tif': 'decoder error', 'truncated_end_chunk.png': 'Truncated File Read'}
 
 
