@@ -27,7 +27,7 @@ from ..core.errors import Count, Positive, Seed, UserError, configuration
 from ..core.media import to_frames, to_tensor, write_video
 from .pose import check_pose
 from .sampler import Guide, sample
-from ..models.family import Family
+from ..models.family import Family, pad_rows
 
 # %% ../../nbs/5_inference/52_generate.ipynb #18d04fcc
 Strength = Annotated[float, Field(ge=0, le=10)]
@@ -59,22 +59,15 @@ class PromptEmbeds:
     negative:torch.Tensor|None  # The negative prompt, None without guidance
 
 # %% ../../nbs/5_inference/52_generate.ipynb #241cfa3d
-def _padded(
-    rows:torch.Tensor,  # (n, T)
-    length:int,         # N
-)->torch.Tensor:        # (1, N, T)
-    "Pad the rows of a prompt with zeros"
-    return torch.cat([rows, rows.new_zeros(length - len(rows), rows.shape[1])])[None]
-
 def encode_prompt(
     model:Family,
     prompt:str,            # What to show
     sampling:Sampling,     # Its negative prompt and guidance
 )->PromptEmbeds:
     "Encode the prompt, and the negative prompt where there is guidance"
-    positive = _padded(model.encode_text(prompt), model.text_length)
+    positive = pad_rows(model.encode_text(prompt), model.text_length)
     if sampling.guidance_scale == 1: return PromptEmbeds(positive, None)
-    return PromptEmbeds(positive, _padded(model.encode_text(sampling.negative_prompt), model.text_length))
+    return PromptEmbeds(positive, pad_rows(model.encode_text(sampling.negative_prompt), model.text_length))
 
 # %% ../../nbs/5_inference/52_generate.ipynb #c44ee169
 @torch.no_grad()
