@@ -130,7 +130,9 @@ BUGS = (
 
     *bugs('adapters/adapter.py', (*ADAPTERS, 'test_seams'),
         ('adapters_off_stay_on', 'adapter.scale = strengths.get(name, 0.)', 'adapter.scale = strengths.get(name, 1.)'),
-        ('conditions_stay', 'adapter.set_conditions({})', 'pass')),
+        ('conditions_stay', 'adapter.set_conditions({})', 'pass'),
+        ('weights_in_the_wrong_layer', 'weight.copy_(state[name])',
+         "weight.copy_(state[name.replace('blocks.1.', 'blocks.0.')])")),
 
     *bugs('inference/sampler.py', (*INFERENCE, 'test_seams'),
         ('guidance_the_wrong_way', 'combined + guide.weight*(answer - before)', 'combined + guide.weight*(before - answer)'),
@@ -141,9 +143,7 @@ BUGS = (
         ('face_scale_twice', 'self.scale * self.up(', 'self.scale**2 * self.up('),
         ('identity_in_the_unconditional_pass', 'null if absent or unconditional else', 'null if absent else'),
         ('branch_speaks_at_the_start', 'nn.init.zeros_(self.up.weight)', 'nn.init.normal_(self.up.weight, std=.02)'),
-        ('detach_leaves_the_sites', 'site.detach()', 'pass'),
-        ('weights_in_the_wrong_layer', 'parameter.copy_(state[name])',
-         "parameter.copy_(state[name.replace('blocks.1.', 'blocks.0.')])")),
+        ('detach_leaves_the_sites', 'site.detach()', 'pass')),
 
     *bugs('adapters/mapper.py', ADAPTERS,
         ('nobody_has_a_face', '(tokens * id_embed.any(1)[:, None, None])', 'tokens')),

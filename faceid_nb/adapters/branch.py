@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from .adapter import unfit, unsound
+from .adapter import take_over, unfit, unsound
 from .mapper import FaceMapper, MapperConfig
 from ..core.errors import UserError, configuration
 from ..core.files import header_as, load_tensors, save_tensors
@@ -113,20 +113,11 @@ class FaceBranch:
         "Name the weights of the branch, nothing of the base"
         return {name: parameter.detach() for name, parameter in self.named_parameters().items()}
 
-    @torch.no_grad()
     def load_state_dict(self,
-        state:dict[str,Tensor], # What `state_dict` of a branch of the same sizes gave
+        state:dict[str,Tensor],  # What `state_dict` of a face branch of the same sizes gave
     ):
         "Take weights over; nothing changes unless all fit"
-        mine = self.named_parameters()
-        wrong = unfit(state, {name: parameter.shape for name, parameter in mine.items()})
-        if wrong:
-            raise UserError(
-                f'These are weights of another face branch; {len(wrong)} do not fit: {", ".join(wrong[:3])}. '
-                'Use a branch of the same sizes.'
-            )
-        for name, parameter in mine.items():
-            parameter.copy_(state[name])
+        take_over(self.named_parameters(), state, 'face branch')
 
     def save(self,
         folder:Path,  # Where

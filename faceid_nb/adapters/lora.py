@@ -23,7 +23,7 @@ from pydantic import AfterValidator, Field, Strict
 from torch import Generator, Tensor, nn
 import torch
 
-from .adapter import unfit, unsound
+from .adapter import take_over, unsound
 from ..core.errors import Count, Pattern, Positive, UserError, checked, configuration
 from ..core.files import header_as, load_tensors, save_tensors
 from ..models.family import Conditions, Host
@@ -362,18 +362,11 @@ class Lora:
         "Name the weights of the LoRA, nothing of the base"
         return {name: parameter.detach() for name, parameter in self.named_parameters().items()}
 
-    @torch.no_grad()
     def load_state_dict(self,
         state:dict[str,Tensor],  # What `state_dict` of a LoRA of the same sizes gave
     ):
         "Take weights over; nothing changes unless all fit"
-        mine = self.named_parameters()
-        wrong = unfit(state, {name: parameter.shape for name, parameter in mine.items()})
-        if wrong:
-            raise UserError(f'These are weights of another LoRA; {len(wrong)} do not fit: {", ".join(wrong[:3])}. '
-                            'Use a LoRA of the same sizes.')
-        for name, parameter in mine.items():
-            parameter.copy_(state[name])
+        take_over(self.named_parameters(), state, 'LoRA')
 
     def save(self,
         folder:Path,  # Where
