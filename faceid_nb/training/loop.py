@@ -87,7 +87,7 @@ def _run_signature(
         settings |= {f'steps of stage {number}': stage.steps}
         settings |= {f'rate of {name} in stage {number}': rate for name, rate in stage.rates.items()}
     trained = {id(parameter) for parameter in params.values()}
-    base = [parameter for host in model.hosts for parameter in host.module.parameters() if id(parameter) not in trained]
+    base = [weight for host in model.hosts for weight in host.module.parameters() if id(weight) not in trained and weight.ndim > 1]
     weight = base[-1].detach().float().cpu().numpy().tobytes()
     shapes = sha256(str([(n, tuple(p.shape)) for n, p in params.items()]).encode()).hexdigest()[:16]
     return settings | {'photos': cache.key, 'base model': sha256(weight).hexdigest()[:16], 'trained weights': shapes}
