@@ -25,39 +25,12 @@ from .models import (attach_adapters, check_branch, check_machine, check_model, 
 from .recipes import (Recipe, branch_place, crop_config, known_keys, named_recipe, pack_home, pack_place,
                                    with_overrides)
 from .store import Step, claimed, do_step, finished
-from faceid_nb.embeddings.work import (
-    ORDER,
-    CurateTask,
-    Plan,
-    RunFile,
-    album_faces,
-    check_faces,
-    check_links,
-    check_rows,
-    content_of,
-    curate_into,
-    draw_losses,
-    embed_into,
-    person,
-    photo_contents,
-    photo_words,
-    read_by_hand,
-    read_run,
-    rejected_faces,
-    was_moved,
-)
+from ..embeddings.work import (ORDER, CurateTask, Plan, RunFile, album_faces, check_faces, check_links,
+                                       check_rows, content_of, curate_into, draw_losses, embed_into, person,
+                                       photo_contents, photo_words, read_by_hand, read_run, rejected_faces, was_moved)
 from ..core.errors import UserError, checked
-from faceid_nb.core.files import (
-    config_hash,
-    file_sha256,
-    inside,
-    make_private,
-    need_space,
-    package_versions,
-    private_folder,
-    read_json_as,
-    write_json,
-)
+from ..core.files import (config_hash, file_sha256, inside, make_private, need_space, package_versions,
+                                  private_folder, read_json_as, write_json)
 from ..core.folders import free_name
 from ..core.plot import save_figure, show_clip
 from ..curation.coach import whom_figure

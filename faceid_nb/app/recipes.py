@@ -19,23 +19,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from ..adapters.lora import LoraSettings
 from ..adapters.mapper import MapperConfig
-from faceid_nb.core.errors import (
-    Count,
-    Decay,
-    FrameCount,
-    Fraction,
-    Natural,
-    NotNegative,
-    PlainName,
-    Positive,
-    Rate,
-    Seed,
-    Share,
-    Shift,
-    UserError,
-    configuration,
-    explain,
-)
+from ..core.errors import (Count, Decay, FrameCount, Fraction, Natural, NotNegative, PlainName, Positive, Rate,
+                                   Seed, Share, Shift, UserError, configuration, explain)
 from ..core.files import file_sha256
 from ..curation.crop import CropConfig, LargeCrop
 from ..curation.packs import opencv_files, pack_folder

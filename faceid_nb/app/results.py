@@ -33,16 +33,8 @@ from .models import face_finder
 from .store import Step, read_step, shown
 from ..embeddings.work import ORDER, RESULTS, Plan, Summary, person, write_clip
 from ..core.errors import UserError, checked
-from faceid_nb.core.files import (
-    config_hash,
-    load_tensors,
-    make_private,
-    package_versions,
-    read_json,
-    read_json_as,
-    write_atomic,
-    write_json,
-)
+from ..core.files import (config_hash, load_tensors, make_private, package_versions, read_json, read_json_as,
+                                  write_atomic, write_json)
 from ..core.folders import is_as_written, keep_aside
 from ..core.media import fit_within, read_image, read_video
 from ..core.plot import save_figure, show_clip

@@ -22,19 +22,8 @@ import torch
 from ..core.files import write_atomic, write_json
 from ..core.media import write_video
 from .figure import Clothes, Light, draw_person
-from faceid_nb.world.people import (
-    ID_SIZE,
-    POSE,
-    canvas,
-    ellipse,
-    head_of,
-    inside,
-    limb,
-    paint,
-    random_people,
-    skeleton,
-    traits,
-)
+from .people import (ID_SIZE, POSE, canvas, ellipse, head_of, inside, limb, paint, random_people,
+                                    skeleton, traits)
 from PIL import Image, ImageFilter
 
 # %% ../../nbs/7_world/73_scenes.ipynb #4ef2af13
