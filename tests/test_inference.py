@@ -172,11 +172,9 @@ def test_a_cut_file_is_an_error_about_the_folder(tmp_path, model):
 def test_saved_and_opened_is_the_same_model(model, base):
     opened = WanVACE(open_pipeline(model))
     assert model_folder(model) == model
-    for part in ('transformer', 'vae', 'text_encoder'):
-        ours, theirs = (getattr(one.pipe, part).state_dict() for one in (opened, base))
-        assert ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-    clips = [generate(one, a_pose(), 'a dance', TWO).astype(int) for one in (opened, base)]
-    assert np.abs(clips[0] - clips[1]).max() <= 1, 'weights that lie elsewhere in memory may round the last bit otherwise'
+    for part in ('transformer', 'vae', 'text_encoder'):  # weights mapped from a file lie elsewhere in memory, and sums round otherwise
+        for weight in getattr(opened.pipe, part).parameters(): weight.data = weight.data.clone()
+    assert np.array_equal(generate(opened, a_pose(), 'a dance', TWO), generate(base, a_pose(), 'a dance', TWO))
 
 
 # ---- generation
