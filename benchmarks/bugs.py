@@ -93,11 +93,11 @@ BUGS = (
         ('window_leaves_the_photo', 'min(max(x - width/2, 0), size[1] - width)', 'x - width/2'),
         ('face_box_not_moved', '((box - np.array(window[:2]*2))*scale)', '(box*scale)'),
         ('others_in_the_window', 'and y1 > box[1]: return False', 'and y1 > box[1]: continue'),
-        ('caption_tells_the_face', 'words = varying(attributes, config.never)[0]', 'words = attributes')),
+        ('caption_tells_the_face', 'words = remove_face_phrases(attributes, config.never)[0]', 'words = attributes')),
 
     *bugs('curation/manifest.py', CROPPING,
         ('near_duplicates_parted', 'split.heldout, split.reference, leader)', 'split.heldout, split.reference)'),
-        ('changed_photo_taken', 'if photo.sha256 != look.sha256:', 'if not photo.sha256:'),
+        ('changed_photo_taken', 'if photo.sha256 != features.sha256:', 'if not photo.sha256:'),
         ('hand_ignored', 'if not keep:', 'if keep is None:'),
         ('old_crops_left', 'for name in before - set(names):', 'for name in ():')),
 
@@ -113,7 +113,7 @@ BUGS = (
         ('changed_photo_embedded', 'if photo.sha256 != sha256:', 'if not photo.sha256:')),
 
     *bugs('embeddings/identity.py', ('test_laws_data',),
-        ('weighted_is_the_mean', 'unit(agreement(embeddings) @ embeddings)', 'unit(embeddings.mean(0))'),
+        ('weighted_is_the_mean', 'unit(agreement_weights(embeddings) @ embeddings)', 'unit(embeddings.mean(0))'),
         ('mean_not_normalised', "if mode == 'mean': return unit(embeddings.mean(0))",
          "if mode == 'mean': return embeddings.mean(0)")),
 
@@ -152,8 +152,8 @@ BUGS = (
         ('lora_scale_ignored', 'layer.set_scale(ADAPTER, scale)', 'layer.set_scale(ADAPTER, 1)'),
         ('lora_alpha_not_read', 'lora_alpha=header.lora_alpha', 'lora_alpha=header.r')),
 
-    *bugs('adapters/population.py', ADAPTERS,
-        ('nobody_is_never_drawn', '>= nobody', '>= 0'),
+    *bugs('adapters/pretrained.py', ADAPTERS,
+        ('nobody_is_never_drawn', '>= null_share', '>= 0'),
         ('start_ignored', 'return load_branch(start, host)',
          'return attach_face_branch(host, config, generator)')),
 
@@ -166,11 +166,11 @@ BUGS = (
         ('mask_turned_over', 'covered(y0, y1, size[0], grid[0])[:, None] * covered(x0, x1, size[1], grid[1])',
          'covered(x0, x1, size[0], grid[0])[:, None] * covered(y0, y1, size[1], grid[1])')),
 
-    *bugs('training/objective.py', TRAINING,
+    *bugs('training/losses.py', TRAINING,
         ('face_weight_ignored', 'w = 1 + face_weight*mask', 'w = torch.ones_like(mask)'),
         ('face_weight_not_balanced', 'return w / w.mean((1, 2, 3, 4), keepdim=True)', 'return w'),
-        ('shift_ignored_by_the_loss', 'sample_time(len(x0), generator, shift, x0.device)',
-         'sample_time(len(x0), generator, 1., x0.device)')),
+        ('shift_ignored_by_the_loss', 'sample_time(len(noise), generator, shift, device)',
+         'sample_time(len(noise), generator, 1., device)')),
 
     *bugs('training/checkpoint.py', TRAINING,
         ('checkpoint_hash_unchecked', 'if path.is_file() and file_sha256(path) == ', 'if path.is_file() and 0 != '),
@@ -180,12 +180,16 @@ BUGS = (
         ('average_of_one_speed', 'return min(decay, (1 + n)/(10 + n))', 'return decay'),
         ('one_checkpoint_kept', '[newest, *before[:keep - 1]]', '[newest]')),
 
-    *bugs('training/loop.py', TRAINING,
+    *bugs('training/finetune.py', (*TRAINING, 'test_processes'),
         ('face_dropout_not_asked_for', 'config.text_dropout, config.id_dropout)', 'config.text_dropout)'),
+        ('processes_take_the_same_part', 'slice(accelerator.process_index*size, (accelerator.process_index + 1)*size)',
+         'slice(0, size)')),
+
+    *bugs('training/loop.py', TRAINING,
         ('schedule_one_step_ahead', 'learning_rate(state.step, config.total', 'learning_rate(state.step + 1, config.total'),
         ('gradient_not_clipped', 'clip_grad_norm_(moving, config.clip)', 'clip_grad_norm_(moving, 1e9)'),
-        ('average_not_used', 'state.apply_ema(list(state.params))', 'pass'),
-        ('stage_b_trains_the_branch', 'parameter.requires_grad_(name in rates)', 'parameter.requires_grad_(True)')),
+        ('average_not_used', 'state.apply_ema(list(params))', 'pass'),
+        ('stage_b_trains_the_branch', 'weight.requires_grad_(name in rates)', 'weight.requires_grad_(True)')),
 
     *bugs('inference/generate.py', INFERENCE,
         ('seed_ignored', 'manual_seed(sampling.seed)', 'manual_seed(0)'),
@@ -204,8 +208,8 @@ BUGS = (
         ('faceless_frames_left_out', 'values = np.sort(every.cosine.astype(np.float64))',
          'values = np.sort(every.cosine[every.found].astype(np.float64))'),
         ('interval_too_narrow', 'np.quantile(means, [tail, 1 - tail])', 'np.quantile(means, [.025, .975])'),
-        ('frames_drawn_not_clips', 'return resampled_mean([clip.cosine for clip in clips]',
-         'return resampled_mean([frame for clip in clips for frame in np.split(clip.cosine, len(clip.cosine))]'),
+        ('frames_drawn_not_clips', 'return bootstrap_mean([clip.cosine for clip in clips]',
+         'return bootstrap_mean([frame for clip in clips for frame in np.split(clip.cosine, len(clip.cosine))]'),
         ('gain_reversed', 'after[name].cosine.astype(np.float64) - before[name].cosine',
          'before[name].cosine.astype(np.float64) - after[name].cosine'),
         ('road_from_below_zero', 'floor = max(stranger, 0.)', 'floor = stranger')),

@@ -21,12 +21,12 @@ from PIL import Image
 
 from faceid_nb.app.cli import main as faceid
 from faceid_nb.core.files import read_json
-from faceid_nb.curation.cache import KeptLooks
+from faceid_nb.curation.cache import FeatureCache
 from faceid_nb.curation.faces import FaceFinder
-from faceid_nb.curation.packs import hushed, open_faces
+from faceid_nb.curation.packs import silence_insightface, open_faces
 from faceid_nb.curation.folder import list_photos
 from faceid_nb.curation.photos import Unreadable, read_photo
-from faceid_nb.curation.select import CurationConfig, look_at
+from faceid_nb.curation.select import CurationConfig, extract_features
 from faceid_nb.world.tiny import tiny_pack
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +47,7 @@ def plain_loop(
     photos:list[Path],
 ):
     "Read and analyse every photo as most scripts do: nothing is checked, measured or kept"
-    with hushed():
+    with silence_insightface():
         for photo in photos:
             image = cv2.imread(str(photo))
             if image is not None:
@@ -61,9 +61,9 @@ def our_loop(
     faces:FaceFinder,
 ):
     "Hash, decode apart, find, measure and write down every photo"
-    with KeptLooks(place) as look:
+    with FeatureCache(place) as features:
         for photo in photos:
-            look(photo, album, faces, MEASURED)
+            features(photo, album, faces, MEASURED)
 
 
 def curation(
@@ -75,12 +75,12 @@ def curation(
 ):
     "Print the pace of curation beside that of the plain loop with the same pack"
     photos = list_photos(album)
-    with hushed():
+    with silence_insightface():
         app = FaceAnalysis(str(root/'models'/name), allowed_modules=['detection', 'recognition'],
             providers=['CPUExecutionProvider'])
     app.prepare(ctx_id=-1, det_size=(max(sides), max(sides)))
     faces = open_faces(root, name, det_size=tuple((side, side) for side in sides))
-    look_at(photos[0], album, faces, MEASURED)  # starts the decoder
+    extract_features(photos[0], album, faces, MEASURED)  # starts the decoder
     seconds = {'plain': [], 'cold': [], 'warm': []}
     with TemporaryDirectory() as scratch:
         for turn in range(turns):

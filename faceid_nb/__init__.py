@@ -14,8 +14,8 @@
 - `faceid_nb.core.plot`: After this you can plot faces, clips and curves with one line each, and all figures of the project share one style.
 - `faceid_nb.core.stop`: After reading you can end long work on a signal without leaving anything half done or losing the signal.
 - `faceid_nb.curation.cache`: Curate a folder again quickly: measure only new photos, and never use a measurement that is out of date.
-- `faceid_nb.curation.coach`: Find out what a set of photos lacks before training, which likeness to expect, and draw a map of all faces.
 - `faceid_nb.curation.crop`: Crop a photo around the subject to the shape that a video model needs, without other people, and caption it.
+- `faceid_nb.curation.dataset_advice`: Find out what a set of photos lacks before training, which likeness to expect, and draw a map of all faces.
 - `faceid_nb.curation.faces`: Find every face of a picture with its box, key points and identity vector, and measure how good it is.
 - `faceid_nb.curation.manifest`: Curate a folder: verdicts, crops, captions, a contact sheet, and the one file that later phases read.
 - `faceid_nb.curation.packs`: Open the networks that find and recognise faces from local files, and check their licence and integrity.

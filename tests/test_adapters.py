@@ -14,7 +14,7 @@ from faceid_nb.adapters import lora
 from faceid_nb.adapters.branch import HEADER, attach_face_branch, load_branch, save_branch
 from faceid_nb.adapters.lora import LoraSettings, add_lora, load_lora, lora_parameters, lora_state, remove_lora, save_lora, set_lora_scale
 from faceid_nb.adapters.mapper import MapperConfig
-from faceid_nb.adapters.population import start_branch
+from faceid_nb.adapters.pretrained import start_branch
 from faceid_nb.core.errors import UserError
 from faceid_nb.core.files import save_tensors
 from faceid_nb.models.wan_vace import WanHost

@@ -13,12 +13,12 @@ from PIL import Image
 from scipy.stats import binom
 
 from faceid_nb.app.recipes import tiny, wan21_vace_1_3b
-from faceid_nb.curation.coach import axis as advise, boxes, ceiling, coach, coach_figure, face_map, head_pose, map_figure, smile, whom_figure
+from faceid_nb.curation.dataset_advice import axis as advise, boxes, ceiling, dataset_advice, advice_figure, face_map, head_pose, map_figure, smile, candidates_figure
 from faceid_nb.curation.faces import Face
 from faceid_nb.curation.packs import open_faces
 from faceid_nb.curation.folder import list_photos
 from faceid_nb.curation.photos import read_photo
-from faceid_nb.curation.select import CurationConfig, REASONS, Unclear, alike, calibrate, calibrate_folder, interval, judge, look_at, rival, subject_of
+from faceid_nb.curation.select import CurationConfig, REASONS, AmbiguousSubject, same_moment_pairs, calibrate, calibrate_folder, share_interval, judge, extract_features, competing_face, find_subject
 from faceid_nb.world.people import random_people
 from faceid_nb.world.scenes import draw_scene, random_scenes, take_photo, write_subject
 from faceid_nb.world.tiny import tiny_pack
@@ -42,7 +42,7 @@ def drawn_faces(): return open_faces(*tiny_pack(), det_size=((192, 192), (640, 6
 def looks_of(images, folder, faces, prefix, config=TINY):
     folder.mkdir(parents=True, exist_ok=True)
     for i, image in enumerate(images): Image.fromarray(image).save(folder/f'{prefix}{i:02d}.png')
-    return [look_at(p, folder, faces, config) for p in list_photos(folder) if p.name.startswith(prefix)]
+    return [extract_features(p, folder, faces, config) for p in list_photos(folder) if p.name.startswith(prefix)]
 
 
 @pytest.fixture(scope='session')
@@ -50,7 +50,7 @@ def phone(drawn_faces, tmp_path_factory):
     "A phone folder of the embedded world with its ten planted bad photos"
     folder = tmp_path_factory.mktemp('phone')/'photos'
     write_subject(folder, seeded(21), n_good=10, size=(480, 360))
-    return [look_at(p, folder, drawn_faces, TINY) for p in list_photos(folder)]
+    return [extract_features(p, folder, drawn_faces, TINY) for p in list_photos(folder)]
 
 
 @pytest.fixture(scope='session')
@@ -98,7 +98,7 @@ def test_a_copy_adds_no_vote_and_changes_no_verdict(phone):
                                           ('max_outside', (.5, .12, .02, 0.)), ('rival_area', (2., .6, .2, .01)), ('duplicate_bits', (0, 14, 40)), ('same_moment', (1., .82, .4))])
 def test_a_stricter_limit_keeps_no_more(phone, name, values):
     "On its own: the subject is held fixed, for another subject is another question"
-    me = subject_of(phone, TINY)
+    me = find_subject(phone, TINY)
     counts = [len(kept(judge(phone, replace(TINY, **{name: v}), reference=me))) if name != 'same_person' or v < .95 else 0 for v in values]
     assert counts == sorted(counts, reverse=True), counts
 
@@ -112,9 +112,9 @@ def test_every_verdict_has_reason_number_limit_and_words(phone, strangers):
 def test_a_face_beside_is_cut_away_and_one_that_overlaps_is_not():
     def face(*box): return Face(np.array(box, np.float32), np.zeros((5, 2)), 1., np.zeros(2))
     me = face(100, 100, 200, 240)
-    assert rival(me, [face(205, 130, 260, 196)], TINY)[0] == 0
-    assert rival(me, [face(170, 130, 230, 210)], TINY)[0] > TINY.speck_area
-    assert rival(me, [face(400, 100, 490, 230)], TINY)[0] > TINY.rival_area
+    assert competing_face(me, [face(205, 130, 260, 196)], TINY)[0] == 0
+    assert competing_face(me, [face(170, 130, 230, 210)], TINY)[0] > TINY.speck_area
+    assert competing_face(me, [face(400, 100, 490, 230)], TINY)[0] > TINY.rival_area
 
 
 def test_what_reading_took_is_said(phone):
@@ -127,14 +127,14 @@ def test_what_reading_took_is_said(phone):
 
 def test_two_people_in_equal_numbers_show_both(drawn_faces, tmp_path):
     people = random_people(2, seeded(31))
-    looks = [l for k, p in enumerate(people) for l in looks_of([take_photo(p, size=(480, 360), generator=seeded(400 + 10*k + i))[0] for i in range(4)], tmp_path, drawn_faces, 'ab'[k])]
-    with pytest.raises(Unclear, match='two people') as error: judge(looks, TINY)
-    shown = [{looks[i].file[0] for i, _ in group} for group in error.value.people]
+    all_features = [l for k, p in enumerate(people) for l in looks_of([take_photo(p, size=(480, 360), generator=seeded(400 + 10*k + i))[0] for i in range(4)], tmp_path, drawn_faces, 'ab'[k])]
+    with pytest.raises(AmbiguousSubject, match='two people') as error: judge(all_features, TINY)
+    shown = [{all_features[i].file[0] for i, _ in group} for group in error.value.people]
     assert sorted(map(sorted, shown)) == [['a'], ['b']] and 'a00.png' in str(error.value) and 'b00.png' in str(error.value)
-    assert len(whom_figure(looks, error.value.people).axes) == 8
+    assert len(candidates_figure(all_features, error.value.people).axes) == 8
     for k in 'ab':
-        reference = next(l for l in looks if l.file.startswith(k)).faces[0].embedding
-        assert {f[0] for f in kept(judge(looks, TINY, reference))} == {k}
+        reference = next(l for l in all_features if l.file.startswith(k)).faces[0].embedding
+        assert {f[0] for f in kept(judge(all_features, TINY, reference))} == {k}
 
 
 # ------------------------------------------------------------------ cover, light, bursts
@@ -158,8 +158,8 @@ def test_light_is_judged_against_the_person(phone):
     one = sorted(kept(plain))[0]
     dark = [replace(l, light=tuple(.3*x for x in l.light)) if l.file == one else l for l in phone]
     white = [replace(l, blown=tuple(.5 for _ in l.light)) if l.file == one else l for l in phone]
-    for looks, words in ((dark, 'usual brightness'), (white, 'all white')):
-        found = {v.file: v for v in judge(looks, TINY)}
+    for all_features, words in ((dark, 'usual brightness'), (white, 'all white')):
+        found = {v.file: v for v in judge(all_features, TINY)}
         assert found[one].reason is None and words in found[one].notes[0] and words in found[one].text
         assert not any(v.notes for f, v in found.items() if f != one and v.reason is None)
 
@@ -170,23 +170,23 @@ def test_one_burst_is_one_photo(drawn_faces, tmp_path):
         scene = random_scenes(person, seeded(600 + k), 1, ('close up',))
         for amount in (0, .02): images.append((draw_scene(replace(scene, pose=scene.pose | {'head_yaw': scene.pose['head_yaw'] + amount, 'smile': scene.pose['smile'] + amount}), (480, 360))[0][0].clamp(0, 1)*255)
                                               .round().byte().movedim(0, -1).numpy())
-    looks = looks_of(images, tmp_path, drawn_faces, 's')
-    pairs = alike(looks, TINY)
+    all_features = looks_of(images, tmp_path, drawn_faces, 's')
+    pairs = same_moment_pairs(all_features, TINY)
     print({p: what for p, (_, _, what) in pairs.items()})
     assert all(j == i + 1 and i % 2 == 0 for i, j in pairs) and len(pairs) >= 3
-    stay = kept(judge(looks, TINY))
-    assert stay and not any({looks[i].file, looks[j].file} <= stay for i, j in pairs)
+    stay = kept(judge(all_features, TINY))
+    assert stay and not any({all_features[i].file, all_features[j].file} <= stay for i, j in pairs)
 
 
 # ------------------------------------------------------------------ calibration
 
 def test_interval_holds_the_truth():
-    assert interval(0, 3000)[0] == 0 and interval(7, 7)[1] == 1
+    assert share_interval(0, 3000)[0] == 0 and share_interval(7, 7)[1] == 1
     for share, n in ((.001, 2000), (.01, 500), (.97, 225)):
         k = np.arange(n + 1)
-        inside = np.array([low <= share <= high for low, high in (interval(int(i), n) for i in k)])
+        inside = np.array([low <= share <= high for low, high in (share_interval(int(i), n) for i in k)])
         assert binom.pmf(k, n, share)[inside].sum() >= .95
-    assert interval(5, 100)[1] - interval(5, 100)[0] > interval(50, 1000)[1] - interval(50, 1000)[0]
+    assert share_interval(5, 100)[1] - share_interval(5, 100)[0] > share_interval(50, 1000)[1] - share_interval(50, 1000)[0]
 
 
 def test_tiny_recogniser_on_unlike_pairs(crowd):
@@ -219,18 +219,18 @@ def test_pose_of_a_mirrored_face_is_mirrored():
 
 def test_coach_does_not_care_for_order(phone):
     verdicts = judge(phone, TINY)
-    advice, turned = coach(phone, verdicts), coach(phone[::-1], verdicts[::-1])
+    advice, turned = dataset_advice(phone, verdicts), dataset_advice(phone[::-1], verdicts[::-1])
     assert advice.sentences == turned.sentences and advice.axes == turned.axes
     assert np.isclose(advice.ceiling.likeness, turned.ceiling.likeness) and advice.ceiling.odd == turned.ceiling.odd
     assert len(advice.sentences) == 3 and len(advice.photos) == len(kept(verdicts)) and Counter(advice.faces.kinds)['kept'] == len(kept(verdicts))
-    for figure in (coach_figure(advice), map_figure(advice.faces)): assert figure.axes
+    for figure in (advice_figure(advice), map_figure(advice.faces)): assert figure.axes
 
 
 @pytest.mark.parametrize('planted, axis, has', [(dict(yaw=-25.), 'turn', 'left'), (dict(yaw=60.), 'turn', 'far right'), (dict(side=.2), 'light from', 'right'), (dict(share=.5), 'distance', 'close'),
                                                 (dict(place=(.2, .3, .4)), 'place', 'commonest'), (dict(clothes=(.9, .1, .1)), 'clothes', 'commonest'), (dict(smile=1.1), 'mouth', 'usual'), (dict(light=.5), 'brightness', 'usual')])
 def test_coach_finds_what_was_planted(phone, planted, axis, has):
     "Every photo made alike in one thing: that thing is in one box, and lacks more than before"
-    advice = coach(phone, judge(phone, TINY))
+    advice = dataset_advice(phone, judge(phone, TINY))
     alike_in_one = [replace(p, **planted) for p in advice.photos]
     found = boxes(alike_in_one)[axis]
     assert set(found) == {has}
@@ -239,7 +239,7 @@ def test_coach_finds_what_was_planted(phone, planted, axis, has):
 
 def test_coach_and_ceiling_say_what_they_need(phone):
     verdicts = judge(phone, TINY)
-    with pytest.raises(ValueError, match='at least 2'): coach(phone, tuple(replace(v, reason='by_hand') for v in verdicts))
+    with pytest.raises(ValueError, match='at least 2'): dataset_advice(phone, tuple(replace(v, reason='by_hand') for v in verdicts))
     with pytest.raises(ValueError, match='at least 2'): ceiling(np.eye(4)[:1], ['a'])
     with pytest.raises(ValueError, match='at least 2'): face_map([], ())
     same = ceiling(np.eye(4)[[1, 1, 1]], list('abc'))
@@ -252,7 +252,7 @@ def test_coach_and_ceiling_say_what_they_need(phone):
 def photos(assets, real_faces):
     "Every real photo that may be looked at together, by its folder"
     place = assets/'photos'
-    return {g: [look_at(p, place, real_faces, REAL) for p in list_photos(place/g)] for g in ('subject_A', 'lfw_10x10', 'others', 'groups', 'hard', 'no_face', 'art_nonhuman')}
+    return {g: [extract_features(p, place, real_faces, REAL) for p in list_photos(place/g)] for g in ('subject_A', 'lfw_10x10', 'others', 'groups', 'hard', 'no_face', 'art_nonhuman')}
 
 
 def test_subject_a_among_sixty_photos_of_others(photos):
@@ -281,7 +281,7 @@ def test_five_people_whoever_the_reference_is(photos):
 
 def test_two_real_people_and_a_reference(photos):
     two = [l for l in photos['lfw_10x10'] if 'Hugo_Chavez' in l.file or 'Tony_Blair' in l.file]
-    with pytest.raises(Unclear, match='Hugo_Chavez.*Tony_Blair') as error: judge(two, REAL)
+    with pytest.raises(AmbiguousSubject, match='Hugo_Chavez.*Tony_Blair') as error: judge(two, REAL)
     assert [len({two[i].file for i, _ in g}) for g in error.value.people] == [10, 10]
     for person in ('Hugo_Chavez', 'Tony_Blair'):
         reference = next(l for l in two if person in l.file).faces[0].embedding
@@ -317,8 +317,8 @@ def test_calibration_from_a_folder_of_people(real_faces, assets, tmp_path):
 
 def test_no_two_different_real_photos_are_copies(photos, real_faces):
     own, lfw = photos['subject_A'], photos['lfw_10x10']
-    assert {(own[i].file[-20:], own[j].file[-20:]) for i, j in alike(own, REAL)} == {('subject_A/img11.jpg'[-20:], 'img11_reflection.jpg')}
-    assert alike(lfw, REAL) == {}
+    assert {(own[i].file[-20:], own[j].file[-20:]) for i, j in same_moment_pairs(own, REAL)} == {('subject_A/img11.jpg'[-20:], 'img11_reflection.jpg')}
+    assert same_moment_pairs(lfw, REAL) == {}
     drawn = np.stack([l.closeups[0].ravel() for l in lfw])
     e = np.stack([l.faces[0].embedding for l in lfw])
     match = np.maximum(drawn @ drawn.T, drawn @ drawn.reshape(-1, 32, 32)[:, :, ::-1].reshape(len(drawn), -1).T)[np.triu(e @ e.T > REAL.same_person, 1)]
@@ -329,15 +329,15 @@ def test_no_two_different_real_photos_are_copies(photos, real_faces):
 def test_planted_copies_and_bursts_of_real_photos(photos, real_faces, assets, tmp_path):
     "Of every fifth LFW photo: a tighter crop, a mirror, a thumbnail, poor JPEG, less light, a tilt with a shift"
     originals, caught = photos['lfw_10x10'][::5], Counter()
-    for k, look in enumerate(originals):
-        im = Image.fromarray(read_photo(assets/'photos'/look.file).image)
+    for k, features in enumerate(originals):
+        im = Image.fromarray(read_photo(assets/'photos'/features.file).image)
         w, h = im.size
         spoiled = {'crop': im.crop((int(.1*w), int(.06*h), int(.95*w), int(.92*h))), 'mirror': im.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 'thumbnail': im.resize((w*2//3, h*2//3)),
                    'gray': im.convert('L').convert('RGB'), 'light': im.point(lambda v: int(.6*v)), 'burst': im.rotate(1.5, Image.Resampling.BICUBIC).crop((int(.03*w), 0, int(.97*w), int(.94*h)))}
         for name, picture in spoiled.items():
             path = tmp_path/f'{k}_{name}.jpg'
             picture.save(path, quality=60)
-            caught[name] += (0, 1) in alike([look, look_at(path, tmp_path, real_faces, REAL)], REAL)
+            caught[name] += (0, 1) in same_moment_pairs([features, extract_features(path, tmp_path, real_faces, REAL)], REAL)
     print(dict(caught), 'of', len(originals))
     assert all(caught[n] == len(originals) for n in ('mirror', 'thumbnail', 'gray', 'light')) and min(caught['crop'], caught['burst']) >= .8*len(originals)
 
@@ -346,12 +346,12 @@ def test_cover_on_real_faces(photos, real_faces, assets, tmp_path):
     "A flat cover over mouth and nose of every fifth LFW photo; none of the uncovered is called covered"
     large = [m for g in photos.values() for l in g for f, m in zip(l.faces, l.mouth) if min(f.width, f.height) >= REAL.min_face]
     hidden = []
-    for k, look in enumerate(photos['lfw_10x10'][::5]):
-        image, f = read_photo(assets/'photos'/look.file).image.copy(), look.faces[0]
+    for k, features in enumerate(photos['lfw_10x10'][::5]):
+        image, f = read_photo(assets/'photos'/features.file).image.copy(), features.faces[0]
         x0, y0, x1, y1 = f.box.astype(int)
         image[int((f.keypoints[2, 1] + (y0 + y1)/2)/2):y1 + 5, max(0, x0 - 2):x1 + 2] = ((210, 214, 224), (120, 170, 210), (25, 25, 28))[k % 3]
         Image.fromarray(image).save(tmp_path/f'{k}.png')
-        found = look_at(tmp_path/f'{k}.png', tmp_path, real_faces, REAL)
+        found = extract_features(tmp_path/f'{k}.png', tmp_path, real_faces, REAL)
         hidden += [m for g, m in zip(found.faces, found.mouth) if abs(g.box - f.box).max() < .5*f.width]
     print(f'{len(large)} uncovered faces: lowest {min(large):.2f}; {len(hidden)} covered: {np.round(sorted(hidden), 2)}')
     assert min(large) > REAL.min_mouth and max(large) < 1/REAL.min_mouth and len(hidden) >= 6 and np.mean(np.array(hidden) < REAL.min_mouth) >= .85
@@ -359,7 +359,7 @@ def test_cover_on_real_faces(photos, real_faces, assets, tmp_path):
 
 def test_coach_on_real_photos(photos):
     own = photos['subject_A'] + photos['others']
-    advice = coach(own, judge(own, REAL))
+    advice = dataset_advice(own, judge(own, REAL))
     print(*advice.sentences, advice.ceiling, sep='\n')
     yaw = {p.file.split('/')[1]: p.yaw for p in advice.photos}
     assert max(yaw, key=yaw.get) == 'facenet_angelina_jolie_1.jpg' and min(yaw, key=yaw.get) == 'img4.jpg'

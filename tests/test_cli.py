@@ -139,9 +139,9 @@ def test_a_reference_photo_that_shows_nobody(family, tmp_path, capsys, photo, wo
 def test_another_limit_looks_at_nothing_again(family, tmp_path, capsys):
     words = ['curate', family/'album'/'ann', '--folder', tmp_path/'run', *SMALL]
     assert said(capsys, *words)[0] == 0
-    looks = {p: p.stat().st_mtime_ns for p in (tmp_path/'run'/'looks').rglob('*.safetensors')}
-    assert len(looks) == 5 and said(capsys, *words, 'curation.same_person=0.7', 'cutting.large=yes')[0] == 0
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path/'run'/'looks').rglob('*.safetensors')} == looks
+    all_features = {p: p.stat().st_mtime_ns for p in (tmp_path/'run'/'looks').rglob('*.safetensors')}
+    assert len(all_features) == 5 and said(capsys, *words, 'curation.same_person=0.7', 'cutting.large=yes')[0] == 0
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path/'run'/'looks').rglob('*.safetensors')} == all_features
     large = read_json(tmp_path/'run'/'curate'/'manifest.json')['large']
     assert large and all((tmp_path/'run'/'curate'/one['file']).is_file() for one in large)
     assert said(capsys, *words, 'cutting.blur=yes')[0] == 0

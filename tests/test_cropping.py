@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 from test_curation import CONFIG, CROP, ByColour, draw
 
-from faceid_nb.curation.crop import NEVER, CropConfig, LargeCrop, caption, crop_boxes, cut, grown, large_box, large_picture, large_size, meet, placed, training_picture, turned, varying, without_others
+from faceid_nb.curation.crop import NEVER, CropConfig, LargeCrop, caption, crop_boxes, cut_window, enlarge_box, large_box, large_picture, large_size, overlap, to_window, training_picture, rotate_face, remove_face_phrases, blur_others
 from faceid_nb.curation.faces import Face
 from faceid_nb.curation.packs import open_faces
 from faceid_nb.curation.manifest import PICTURES, curate, load_manifest
-from faceid_nb.curation.coach import similarity_matrix
+from faceid_nb.curation.dataset_advice import similarity_matrix
 from faceid_nb.core.split import SPLITS, SplitConfig, bursts, near_groups, place_of, split_photos
 from faceid_nb.curation.photos import read_photo
-from faceid_nb.curation.select import CurationConfig, look_at
+from faceid_nb.curation.select import CurationConfig, extract_features
 
 LARGE = LargeCrop()
 
@@ -38,10 +38,10 @@ def test_the_large_box_keeps_its_promises(seed):
     assert all(isinstance(v, int) for v in box) and 0 <= left < right <= size[1] and 0 <= top < bottom <= size[0]
     assert (right - left)%2 == 0 and (bottom - top)%2 == 0
     assert .5 - 4/(bottom - top) <= (right - left)/(bottom - top) <= 2 + 4/(bottom - top)
-    keep = grown(subject.box, .3).clip(0, [size[1], size[0]]*2)
+    keep = enlarge_box(subject.box, .3).clip(0, [size[1], size[0]]*2)
     assert left <= keep[0] + 2 and top <= keep[1] + 2 and right >= keep[2] - 2 and bottom >= keep[3] - 2
-    assert set(inside) == {tuple(float(v) for v in o.box) for o in others if meet(o.box, box)}
-    assert all(meet(grown(np.array(o), LARGE.margin), keep) for o in inside), 'a face is inside that could be kept out'
+    assert set(inside) == {tuple(float(v) for v in o.box) for o in others if overlap(o.box, box)}
+    assert all(overlap(enlarge_box(np.array(o), LARGE.margin), keep) for o in inside), 'a face is inside that could be kept out'
     height, width = large_size(box, LARGE)
     assert height%2 == 0 and width%2 == 0 and max(height, width) <= max(2048, 2*1024 + 8)
     assert min(height, width) >= 1024 or min(right - left, bottom - top)*LARGE.enlarge < 1024
@@ -51,8 +51,8 @@ def test_the_large_box_keeps_its_promises(seed):
 def test_no_rectangle_is_larger(seed):
     "Against every rectangle of a coarse grid"
     size, subject, others = crowd(1000 + seed)
-    keep = grown(subject.box, .3).clip(0, [size[1], size[0]]*2)
-    away = np.array([o for o in (grown(o.box, .1) for o in others) if not meet(o, keep)]).reshape(-1, 4)
+    keep = enlarge_box(subject.box, .3).clip(0, [size[1], size[0]]*2)
+    away = np.array([o for o in (enlarge_box(o.box, .1) for o in others) if not overlap(o, keep)]).reshape(-1, 4)
     x, y = np.linspace(0, size[1], 14), np.linspace(0, size[0], 14)
     grid = np.stack(np.meshgrid(x, y, x, y, indexing='ij'), -1).reshape(-1, 4)
     wide, high = grid[:, 2] - grid[:, 0], grid[:, 3] - grid[:, 1]
@@ -74,20 +74,20 @@ def test_a_blur_leaves_the_subject_alone(seed):
     image = rng.integers(0, 255, (300, 400, 3)).astype(np.uint8)
     own = tuple(float(v) for v in (160.4, 100.3, 230.7, 190.2))
     other = np.array(own) + np.array([*rng.uniform(-90, 90, 2)]*2)
-    done = without_others(image, own, [other])
+    done = blur_others(image, own, [other])
     assert (done[100:191, 160:231] == image[100:191, 160:231]).all()
     changed = np.argwhere((done != image).any(2))
-    reach = grown(other, .3)
+    reach = enlarge_box(other, .3)
     assert len(changed) and (changed[:, 1] >= reach[0] - 1).all() and (changed[:, 1] <= reach[2] + 1).all() and (changed[:, 0] >= reach[1] - 1).all() and (changed[:, 0] <= reach[3] + 1).all()
-    assert (without_others(image, own, []) == image).all()
+    assert (blur_others(image, own, []) == image).all()
 
 
 def test_boxes_travel_with_the_cut():
     image = np.zeros((400, 600, 3), np.uint8)
     image[120:200, 310:370] = 255
     window, size = (200., 100., 500., 300.), (100, 150)
-    x0, y0, x1, y1 = (round(v) for v in placed(np.array([310., 120., 370., 200.]), window, size))
-    assert cut(image, window, size)[y0 + 1:y1 - 1, x0 + 1:x1 - 1].min() > 200
+    x0, y0, x1, y1 = (round(v) for v in to_window(np.array([310., 120., 370., 200.]), window, size))
+    assert cut_window(image, window, size)[y0 + 1:y1 - 1, x0 + 1:x1 - 1].min() > 200
 
 
 @pytest.mark.parametrize('k', range(4))
@@ -96,7 +96,7 @@ def test_a_turned_photo_is_cut_upright(tmp_path, k):
     class Turned(ByColour):
         def find(self, image):
             up = np.ascontiguousarray(np.rot90(image, k))
-            return [turned(f, up.shape[:2], -k) for f in super().find(up)]
+            return [rotate_face(f, up.shape[:2], -k) for f in super().find(up)]
     for name, turn in (('upright', 0), ('lying', k)):
         (tmp_path/name).mkdir()
         for i in range(4):
@@ -117,7 +117,7 @@ def test_a_turned_photo_is_cut_upright(tmp_path, k):
     ('A Young WOMAN smiling on a beach', 'smiling on a beach'), ('at night, warm light', 'at night, warm light'), ('', ''), ('an old man', ''),
     ('sitting on a bench with freckles and wearing a hat', 'sitting on a bench and wearing a hat')])
 def test_captions_never_name_the_face(words, wanted):
-    assert varying(words, NEVER)[0] == wanted
+    assert remove_face_phrases(words, NEVER)[0] == wanted
     said = caption(.4, CropConfig((96, 64)), words)
     assert said == 'a photo of ohwx person, close up' + (f', {wanted}' if wanted else '')
 
@@ -170,10 +170,10 @@ def test_near_duplicates_stay_on_one_side(tmp_path):
     for i in range(12):
         draw(tmp_path/f'ann{i}.png', i, (('ann', 10 + 17*i, 20 + 15*i, 80),))
         with Image.open(tmp_path/f'ann{i}.png') as image: image.crop((2, 2, 300, 360)).resize((300, 360)).save(tmp_path/f'ann{i}_next.png')
-    looks = [look_at(p, tmp_path, ByColour(), CONFIG) for p in sorted(tmp_path.iterdir())]
-    leader, notes = bursts(near_groups(looks, SplitConfig().near_bits))
-    split = split_photos([l.sha256 for l in looks], .3, .2, leader)
-    at = {l.file: (leader[l.sha256], split[l.sha256]) for l in looks}
+    all_features = [extract_features(p, tmp_path, ByColour(), CONFIG) for p in sorted(tmp_path.iterdir())]
+    leader, notes = bursts(near_groups(all_features, SplitConfig().near_bits))
+    split = split_photos([l.sha256 for l in all_features], .3, .2, leader)
+    at = {l.file: (leader[l.sha256], split[l.sha256]) for l in all_features}
     assert all(at[f'ann{i}.png'] == at[f'ann{i}_next.png'] for i in range(12)) and set(split.values()) == set(SPLITS) and notes == ()
 
 
@@ -230,7 +230,7 @@ def test_who_leans_into_a_training_picture_is_listed_and_blurred():
     plain, own, needs_blur = training_picture(image, window, me, [other, speck], CROP)
     soft, _, _ = training_picture(image, window, me, [other, speck], replace(CROP, blur=True))
     x0, y0, x1, y1 = (int(v) for v in own)
-    assert needs_blur == (placed(other.box, window, CROP.size),), 'a speck is nobody'
+    assert needs_blur == (to_window(other.box, window, CROP.size),), 'a speck is nobody'
     assert (soft[y0:y1, x0:x1] == plain[y0:y1, x0:x1]).all() and (soft != plain).any() and plain.shape == (96, 64, 3)
     assert training_picture(image, window, me, [speck], CROP)[2] == ()
 

@@ -8,7 +8,7 @@ from faceid_nb.curation.crop import CropConfig
 from faceid_nb.curation.manifest import curate
 from faceid_nb.curation.folder import list_photos
 from faceid_nb.curation.photos import read_photo
-from faceid_nb.curation.select import CurationConfig, calibrate, judge, look_at
+from faceid_nb.curation.select import CurationConfig, calibrate, judge, extract_features
 from faceid_nb.embeddings.encoders import embed_photos
 from faceid_nb.embeddings.identity import make_identity
 
@@ -38,7 +38,7 @@ def manifest(mixed, faces):
 @pytest.fixture(scope='session')
 def lfw(assets, faces):
     folder = assets/'photos'/'lfw_10x10'
-    return [look_at(p, folder, faces, MEASURED) for p in list_photos(folder)]
+    return [extract_features(p, folder, faces, MEASURED) for p in list_photos(folder)]
 
 
 def test_subject_a_among_others(manifest, assets):
@@ -108,5 +108,5 @@ def test_close_up_is_found_with_a_border(assets, faces):
 def test_odd_files_are_read_or_named(assets, faces, folder):
     place = assets/'photos'/folder
     for path in list_photos(place):
-        look = look_at(path, place, faces, MEASURED)
-        assert bool(look.problem) != bool(look.sha256) and (not look.problem or path.name in look.problem)
+        features = extract_features(path, place, faces, MEASURED)
+        assert bool(features.problem) != bool(features.sha256) and (not features.problem or path.name in features.problem)

@@ -9,9 +9,9 @@ from faceid_nb.core.media import read_image, read_video
 from faceid_nb.curation.packs import open_faces
 from faceid_nb.evaluation.identity import FrameScores, FaceTrack, gallery_centre, real_ceiling, score_embeddings, score_frames, track_faces
 from faceid_nb.evaluation.motion import keypoints, movement, pose_distances, steadiness, summarise_motion
-from faceid_nb.evaluation.report import how_trained, page, write_report
+from faceid_nb.evaluation.report import describe_training, build_page, write_report
 from faceid_nb.evaluation.grids import PhotoCard, ReportData, four_way_grid
-from faceid_nb.evaluation.statistics import along_the_road, format_table, gain, interval, summarise
+from faceid_nb.evaluation.statistics import relative_likeness, format_table, paired_gain, bootstrap_interval, summarise
 
 SIZE = (48, 32)
 DIMENSIONS = 16
@@ -122,7 +122,7 @@ def test_real_people_with_a_real_recogniser(assets, tmp_path):
     strangers = score_frames(faces, [photo for who in people[1:] for photo in photos(who)[:2]], gallery)
     assert same.found.all() and strangers.found.all()
     assert summarise(same)['mean'] > .45 and summarise(strangers)['mean'] < .15
-    assert along_the_road(same.cosine.mean(), strangers.cosine.mean(), real.cosine.mean()) > .7
+    assert relative_likeness(same.cosine.mean(), strangers.cosine.mean(), real.cosine.mean()) > .7
 
 
 # ---- motion
@@ -171,13 +171,13 @@ def test_one_row_has_the_promised_keys():
 
 
 def test_more_clips_narrow_the_interval():
-    def width(n): return np.subtract(*interval([scores_of(np.random.default_rng(i).normal(.8, .05, 9)) for i in range(n)])[::-1])
+    def width(n): return np.subtract(*bootstrap_interval([scores_of(np.random.default_rng(i).normal(.8, .05, 9)) for i in range(n)])[::-1])
     assert width(40) < width(5)
 
 
 def test_equal_clips_leave_no_doubt_and_one_clip_gives_no_interval():
-    assert np.allclose(interval([CLIPS[0]]*4), summarise(CLIPS[0])['mean'])
-    assert interval(CLIPS[:1]) == (None, None)
+    assert np.allclose(bootstrap_interval([CLIPS[0]]*4), summarise(CLIPS[0])['mean'])
+    assert bootstrap_interval(CLIPS[:1]) == (None, None)
 
 
 def test_a_paired_gain_sees_through_hard_dances():
@@ -185,10 +185,10 @@ def test_a_paired_gain_sees_through_hard_dances():
     hard = rng.normal(0, .15, 8)
     before = {str(i): scores_of(.6 + hard[i] + rng.normal(0, .005, 9)) for i in range(8)}
     after = {name: scores_of(one.cosine + .02 + rng.normal(0, .005, 9)) for name, one in before.items()}
-    better = gain(after, before)
+    better = paired_gain(after, before)
     assert better['low'] > 0 and np.isclose(better['mean'], .02, atol=.005)
-    assert interval(list(after.values()))[0] < interval(list(before.values()))[1]
-    with pytest.raises(ValueError, match='one side'): gain(after, {'0': before['0']})
+    assert bootstrap_interval(list(after.values()))[0] < bootstrap_interval(list(before.values()))[1]
+    with pytest.raises(ValueError, match='one side'): paired_gain(after, {'0': before['0']})
 
 
 @pytest.mark.parametrize('clips,words', [([], 'got 0'), ([scores_of([])], '0 frames'), ([scores_of([np.nan])], 'NaN')])
@@ -197,8 +197,8 @@ def test_nothing_to_summarise(clips, words):
 
 
 def test_the_road_runs_from_stranger_to_real():
-    assert (along_the_road(.1, .1, .9), along_the_road(.9, .1, .9)) == (0., 1.)
-    with pytest.raises(ValueError, match='tell them apart'): along_the_road(.5, .9, .1)
+    assert (relative_likeness(.1, .1, .9), relative_likeness(.9, .1, .9)) == (0., 1.)
+    with pytest.raises(ValueError, match='tell them apart'): relative_likeness(.5, .9, .1)
 
 
 def test_the_table_is_straight():
@@ -229,23 +229,23 @@ def test_the_page_needs_nobody(tmp_path):
 
 def test_the_page_says_who_was_trained_how():
     data = a_run()
-    assert 'one trained whole' in page(data)
-    assert 'was trained on its own' in page(replace(data, trained_alone=('mapper', 'lora', 'full')))
-    assert how_trained(['base', 'full'], ['full']).startswith('Base: the model before fine-tuning')
+    assert 'one trained whole' in build_page(data)
+    assert 'was trained on its own' in build_page(replace(data, trained_alone=('mapper', 'lora', 'full')))
+    assert describe_training(['base', 'full'], ['full']).startswith('Base: the model before fine-tuning')
 
 
 def test_names_cannot_break_out_of_the_page():
     wicked = '"><script>alert(1)</script>'
     data = a_run(names=('base', wicked), dances=(wicked,))
     data = replace(data, title=wicked, photos=(replace(data.photos[0], file=wicked, text=wicked),), facts={wicked: {wicked: wicked}})
-    assert '<script>alert' not in page(data)
+    assert '<script>alert' not in build_page(data)
 
 
 def test_the_page_stands_one_configuration_no_photo_no_face_and_a_blind_recogniser():
     data = a_run(names=('full',), dances=('waltz',))
     nobody = FrameScores(np.zeros(5, np.float32), np.zeros(5, bool), np.zeros(5, bool))
-    assert '100.0 %' in page(replace(data, photos=(), scores={'full': {'waltz': nobody}}))
-    assert 'cannot tell this person' in page(replace(data, real=data.stranger))
+    assert '100.0 %' in build_page(replace(data, photos=(), scores={'full': {'waltz': nobody}}))
+    assert 'cannot tell this person' in build_page(replace(data, real=data.stranger))
 
 
 def test_a_run_that_does_not_fit_together():

@@ -10,12 +10,12 @@ from PIL import Image
 
 from faceid_nb.core.media import fit_within
 from faceid_nb.curation import packs
-from faceid_nb.curation.cache import USED, KeptLooks, load_look, look_key, save_look
-from faceid_nb.curation.faces import PLACES, Face, chip, roll, similarity, untwisted
-from faceid_nb.curation.packs import announce, open_faces, open_opencv, opencv_files, pack_licence
+from faceid_nb.curation.cache import USED, FeatureCache, load_features, features_key, save_features
+from faceid_nb.curation.faces import ARCFACE_TEMPLATE, Face, align_face, roll, fit_similarity, rotate_back
+from faceid_nb.curation.packs import announce_licence, open_faces, open_opencv, opencv_files, pack_licence
 from faceid_nb.curation.folder import list_photos
 from faceid_nb.curation.photos import read_photo
-from faceid_nb.curation.select import CurationConfig, Look, calibrate, look_at
+from faceid_nb.curation.select import CurationConfig, PhotoFeatures, calibrate, extract_features
 from faceid_nb.world.tiny import tiny_pack
 
 MEASURED = CurationConfig(same_person=.40)
@@ -44,7 +44,7 @@ def opencv(assets, tmp_path_factory):
 def same(a, b):
     if isinstance(a, np.ndarray): return isinstance(b, np.ndarray) and a.dtype == b.dtype and np.array_equal(a, b)
     if isinstance(a, tuple): return isinstance(b, tuple) and len(a) == len(b) and all(same(p, q) for p, q in zip(a, b))
-    if isinstance(a, (Look, Face)): return all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+    if isinstance(a, (PhotoFeatures, Face)): return all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
     return a == b
 
 
@@ -57,7 +57,7 @@ def turned_share(finder, photos, degrees):
         best = max(finder.find(turned), key=lambda f: f.embedding @ upright.embedding, default=None)
         found.append(float(best.embedding @ upright.embedding) if best else -1.)
         if found[-1] < .7: continue
-        where = untwisted(upright, degrees, turned.shape[:2])
+        where = rotate_back(upright, degrees, turned.shape[:2])
         assert best.turn == degrees and abs(best.box - where.box).max() < .3*upright.height and abs(best.keypoints - where.keypoints).max() < .15*upright.height
     return np.mean(np.array(found) >= .7), min(found)
 
@@ -79,12 +79,12 @@ def test_turned_photos_of_many_shapes(assets, faces, degrees):
 
 
 def test_upright_photos_are_left_upright_and_cost_little(assets, faces, monkeypatch):
-    looks, look = [0], faces.look
-    monkeypatch.setattr(faces, 'look', lambda image: looks.__setitem__(0, looks[0] + 1) or look(image))
+    passes, detect = [0], faces.detect
+    monkeypatch.setattr(faces, 'detect', lambda image: passes.__setitem__(0, passes[0] + 1) or detect(image))
     photos = list_photos(assets/'photos'/'lfw_10x10')
     assert not [p.name for p in photos if faces.find(read_photo(p).image)[0].turn]
-    print(f'{looks[0]/len(photos):.2f} looks a photo')
-    assert looks[0] <= 1.35*len(photos)
+    print(f'{passes[0]/len(photos):.2f} passes a photo')
+    assert passes[0] <= 1.35*len(photos)
 
 
 def test_a_photo_on_its_head_as_it_came(assets, faces):
@@ -111,7 +111,7 @@ def test_an_empty_photo_costs_few_looks(assets, faces, monkeypatch):
 
 def test_the_small_look_hides_nobody(assets, faces, tmp_path, monkeypatch):
     "What is found with the small look is what is found without it: whole photos, close-ups that need a border, faces of 64 pixels, each in four turns"
-    thorough, runs, looks = open_faces(*pack(assets, tmp_path), hint=0.), counted(faces, monkeypatch), 0
+    thorough, runs, all_features = open_faces(*pack(assets, tmp_path), hint=0.), counted(faces, monkeypatch), 0
     for path in [p for group in ('hard', 'no_face', 'others') for p in list_photos(assets/'photos'/group)][::2]:
         image = read_photo(path).image
         shown, page = [image], np.full((960, 1280, 3), 90, np.uint8)
@@ -122,8 +122,8 @@ def test_the_small_look_hides_nobody(assets, faces, tmp_path, monkeypatch):
             shown += [np.ascontiguousarray(image[y0:y1, x0:x1]), page]
         for lying in (np.ascontiguousarray(np.rot90(s, k)) for s in shown for k in range(4)):
             assert all(same(a, b) for a, b in zip(faces.find(lying), thorough.find(lying), strict=True)), path.name
-            looks += 1
-    print(f'{len(runs)/looks:.2f} looks a picture')
+            all_features += 1
+    print(f'{len(runs)/all_features:.2f} looks a picture')
 
 
 def test_small_faces_of_a_large_photo(assets, faces):
@@ -153,17 +153,17 @@ def test_the_chip_is_that_of_insightface(assets):
     rng = np.random.default_rng(0)
     for side in (112, 128, 224):
         for turn in (0., .7, 2.9):
-            points = (PLACES @ [1, 1j])*np.exp(1j*turn)*1.4 + (150 + 200j)
+            points = (ARCFACE_TEMPLATE @ [1, 1j])*np.exp(1j*turn)*1.4 + (150 + 200j)
             points = np.stack([points.real, points.imag], 1) + rng.normal(size=(5, 2))*2
-            with packs.hushed(): theirs = face_align.norm_crop(image, points.astype(np.float32), side)
-            assert abs(chip(image, points, side).astype(int) - theirs.astype(int)).mean() < .5
+            with packs.silence_insightface(): theirs = face_align.norm_crop(image, points.astype(np.float32), side)
+            assert abs(align_face(image, points, side).astype(int) - theirs.astype(int)).mean() < .5
 
 
 def test_similarity_brings_points_back():
     rng = np.random.default_rng(1)
     points, factor, shift = rng.normal(size=(5, 2)), 1.7*np.exp(.4j), 3 - 2j
     moved = (points @ [1, 1j])*factor + shift
-    assert np.allclose(similarity(points, np.stack([moved.real, moved.imag], 1)), (factor, shift))
+    assert np.allclose(fit_similarity(points, np.stack([moved.real, moved.imag], 1)), (factor, shift))
 
 
 def test_wrong_pictures_are_refused():
@@ -179,7 +179,7 @@ def test_licence_is_said_once_and_carried(tmp_path, capsys, monkeypatch):
         folder = tmp_path/'models'/name
         folder.mkdir(parents=True)
         assert words in pack_licence(folder)
-        for _ in range(2): announce(name, pack_licence(folder))
+        for _ in range(2): announce_licence(name, pack_licence(folder))
         assert capsys.readouterr().err.count('Licence of the face pack') == 1
     (tmp_path/'models'/'homemade'/'LICENSE').write_text('MIT\nand so on')
     assert pack_licence(tmp_path/'models'/'homemade') == 'MIT'
@@ -209,17 +209,17 @@ class Still:
     "A finder that sees one face everywhere"
     sha256, settings = {'still.onnx': '0'*64}, {}
 
-    def find(self, image): return [Face(np.array([5., 5., 65., 85.]), PLACES*.6, .9, np.eye(4, dtype=np.float32)[0], turn=90, padding=.5, zoom=1.6)]
+    def find(self, image): return [Face(np.array([5., 5., 65., 85.]), ARCFACE_TEMPLATE*.6, .9, np.eye(4, dtype=np.float32)[0], turn=90, padding=.5, zoom=1.6)]
 
 
 def run(album, faces=None, config=MEASURED, **more):
-    with KeptLooks(album.parent/'looks', **more) as look: seen = [look(p, album, faces or Still(), config) for p in list_photos(album)]
+    with FeatureCache(album.parent/'looks', **more) as look: seen = [look(p, album, faces or Still(), config) for p in list_photos(album)]
     return seen, look
 
 
 def test_second_run_touches_new_files_only(album):
     first, look = run(album)
-    assert look.new == 6 and all(same(a, look_at(album/a.file, album, Still(), MEASURED)) for a in first)
+    assert look.new == 6 and all(same(a, extract_features(album/a.file, album, Still(), MEASURED)) for a in first)
     again, look = run(album)
     assert look.new == 0 and all(same(a, b) for a, b in zip(first, again))
     (album/'0.png').rename(album/'renamed.png')
@@ -235,7 +235,7 @@ def test_a_suffix_that_lies_is_remarked_on_after_renaming_too(album):
     run(album)
     (album/'0.png').rename(album/'0.jpg')
     seen, look = run(album)
-    assert look.new == 1 and same(seen[0], look_at(album/'0.jpg', album, Still(), MEASURED))
+    assert look.new == 1 and same(seen[0], extract_features(album/'0.jpg', album, Still(), MEASURED))
 
 
 def test_an_unreadable_photo_is_tried_each_time_and_keeps_its_name(album):
@@ -255,7 +255,7 @@ def test_a_spoilt_look_is_noted_and_made_again(album, spoil):
     victim.write_bytes(spoil(victim.read_bytes()))
     again, look = run(album)
     assert look.new == 1 and len(look.notes) == 1 and all(same(a, b) for a, b in zip(first, again))
-    assert same(replace(load_look(victim), file=''), replace(next(l for l in again if l.sha256 == victim.stem.split('_')[0]), file=''))
+    assert same(replace(load_features(victim), file=''), replace(next(l for l in again if l.sha256 == victim.stem.split('_')[0]), file=''))
 
 
 def test_other_models_or_measures_are_other_looks(album):
@@ -266,15 +266,15 @@ def test_other_models_or_measures_are_other_looks(album):
     assert run(album, Other())[1].new == 6 and len(list((album.parent/'looks').iterdir())) == 1
 
 
-def test_the_key_knows_every_limit_that_look_at_reads():
-    tree = ast.parse(inspect.getsource(look_at))
+def test_the_key_knows_every_limit_that_extract_features_reads():
+    tree = ast.parse(inspect.getsource(extract_features))
     read = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == 'config'}
     assert read == set(USED)
 
 
 def test_a_run_that_fails_keeps_its_looks(album):
     with pytest.raises(RuntimeError):
-        with KeptLooks(album.parent/'looks') as look:
+        with FeatureCache(album.parent/'looks') as look:
             look(list_photos(album)[0], album, Still(), MEASURED)
             raise RuntimeError
     assert list((album.parent/'looks').rglob('*.safetensors'))
@@ -284,15 +284,15 @@ def test_the_same_photo_twice_and_no_pickle(album):
     for i in range(20): shutil.copy(album/'0.png', album/f'copy{i}.png')
     seen, look = run(album, workers=4)
     assert len({l.sha256 for l in seen}) == 6 and len(list((album.parent/'looks').rglob('*'))) == 7
-    assert all(load_look(p).thumb is not None for p in (album.parent/'looks').rglob('*.safetensors'))
+    assert all(load_features(p).thumb is not None for p in (album.parent/'looks').rglob('*.safetensors'))
 
 
 def test_a_crowd_is_kept_whole(tmp_path):
     rng = np.random.default_rng(0)
     some = tuple(Face(rng.normal(size=4), rng.normal(size=(5, 2)), float(rng.random()), rng.normal(size=128).astype(np.float32)) for _ in range(116))
     for count in (0, 1, 116):
-        look = Look('a b/ü.png', 'f'*64, (300, 200), some[:count], tuple(float(v) for v in rng.random(count)), rng.random((2, 144)) > .5, rng.integers(0, 255, (16, 12, 3), np.uint8), notes=('CMYK',))
-        assert same(load_look(save_look(tmp_path/'one.safetensors', look)), look)
+        look = PhotoFeatures('a b/ü.png', 'f'*64, (300, 200), some[:count], tuple(float(v) for v in rng.random(count)), rng.random((2, 144)) > .5, rng.integers(0, 255, (16, 12, 3), np.uint8), notes=('CMYK',))
+        assert same(load_features(save_features(tmp_path/'one.safetensors', look)), look)
 
 
 # ---- OpenCV's networks
@@ -339,7 +339,7 @@ def test_same_and_different_real_people(assets, finder, request):
 def test_looks_do_not_depend_on_who_is_looking_beside(assets, faces, tmp_path):
     album = tmp_path/'album'
     shutil.copytree(assets/'photos'/'others', album)
-    alone = [look_at(p, album, faces, MEASURED) for p in list_photos(album)]
-    with KeptLooks(tmp_path/'looks', workers=3) as look: beside = [look(p, album, faces, MEASURED) for p in list_photos(album)]
+    alone = [extract_features(p, album, faces, MEASURED) for p in list_photos(album)]
+    with FeatureCache(tmp_path/'looks', workers=3) as look: beside = [look(p, album, faces, MEASURED) for p in list_photos(album)]
     assert all(same(a, b) for a, b in zip(alone, beside))
-    assert len(look_key(faces, MEASURED)) == 16
+    assert len(features_key(faces, MEASURED)) == 16

@@ -8,13 +8,13 @@ from test_curation import CONFIG, CROP, ByColour, draw
 
 from faceid_nb.app.widgets import KEYS, key_listener, photo_picker, verdict_line
 from faceid_nb.curation.manifest import curate, load_manifest
-from faceid_nb.curation.select import look_at
+from faceid_nb.curation.select import extract_features
 
 
 class Folder:
     "A curated folder whose decisions are carried out by curating again with remembered looks"
     def __init__(self, place):
-        self.photos, self.out, self.hand, self.looks, self.calls = place/'photos', place/'out', {}, {}, []
+        self.photos, self.out, self.hand, self.all_features, self.calls = place/'photos', place/'out', {}, {}, []
         self.photos.mkdir()
         for i in range(8): draw(self.photos/f'ann{i}.png', i)
         draw(self.photos/'nobody.png', 51, ())
@@ -22,11 +22,11 @@ class Folder:
         (self.photos/'zz_broken.jpg').write_bytes(b'not a picture')
         self.manifest = self.run({})
 
-    def look(self, path, *rest):
-        if path not in self.looks: self.looks[path] = look_at(path, *rest)
-        return self.looks[path]
+    def extract(self, path, *rest):
+        if path not in self.all_features: self.all_features[path] = extract_features(path, *rest)
+        return self.all_features[path]
 
-    def run(self, hand): return curate(self.photos, ByColour(), CONFIG, self.out, CROP, progress=False, look=self.look, by_hand=hand)
+    def run(self, hand): return curate(self.photos, ByColour(), CONFIG, self.out, CROP, progress=False, extract=self.extract, by_hand=hand)
 
     def decide(self, file, keep):
         self.calls.append((file, keep))

@@ -13,13 +13,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from faceid_nb.app.cli import main
-from faceid_nb.app.phases import check_run, note_run
+from faceid_nb.app.phases import check_run, write_run
 from faceid_nb.app.recipes import open_recipe
 from faceid_nb.core.errors import UserError
 from faceid_nb.core.media import write_video
 from faceid_nb.curation.packs import open_faces
-from faceid_nb.curation.manifest import Crop, Manifest, Record, read_crop, save_manifest, settle
-from faceid_nb.curation.select import CurationConfig, look_at
+from faceid_nb.curation.manifest import Crop, Manifest, Record, read_crop, save_manifest, move_into_place
+from faceid_nb.curation.select import CurationConfig, extract_features
 from faceid_nb.embeddings.encoders import embed_photo
 from faceid_nb.models.wan_folder import open_pipeline
 from faceid_nb.world import tiny
@@ -53,7 +53,7 @@ def fails(capsys, *words):
 def run(tmp_path):
     "A run folder that knows its recipe, where nothing has been made yet"
     folder = tmp_path/'run'
-    note_run(open_recipe('tiny', dict(pair.split('=') for pair in QUICK)), folder)
+    write_run(open_recipe('tiny', dict(pair.split('=') for pair in QUICK)), folder)
     return folder
 
 
@@ -201,9 +201,9 @@ def test_shipped_weights_with_a_flipped_bit_are_refused(tmp_path, monkeypatch, f
 def test_an_embedding_that_is_not_finite_is_named_with_its_photo(tmp_path, monkeypatch):
     path = next(photos(tmp_path/'photos', 1, 1).glob('*.jpg'))
     faces, config = open_faces(*tiny.tiny_pack(), ((192, 192), (640, 640))), CurationConfig(same_person=.5)
-    seen = look_at(path, path.parent, faces, config)
+    seen = extract_features(path, path.parent, faces, config)
     monkeypatch.setattr(faces, '_vector', lambda face: np.full(512, np.nan, np.float32))
-    with pytest.raises(UserError, match=f'{path.name}.*recogniser.onnx answers NaN'): look_at(path, path.parent, faces, config)
+    with pytest.raises(UserError, match=f'{path.name}.*recogniser.onnx answers NaN'): extract_features(path, path.parent, faces, config)
     with pytest.raises(UserError, match=f'{path.name}.*recogniser.onnx answers NaN'): embed_photo(faces, path, seen.sha256, seen.faces[0].keypoints)
 
 
@@ -231,7 +231,7 @@ def test_a_link_among_the_crops_is_never_followed(tmp_path):
     Image.new('RGB', (8, 8)).save(draft/'crops'/'ba9876543210_close.png')
     before = {path.name: path.read_bytes() for path in theirs.iterdir()}
     with pytest.raises(UserError, match='is a link'): read_crop(out, crop)
-    with pytest.raises(UserError, match='is a link'): settle(draft, out)
+    with pytest.raises(UserError, match='is a link'): move_into_place(draft, out)
     assert {path.name: path.read_bytes() for path in theirs.iterdir()} == before
 
 
@@ -240,7 +240,7 @@ def test_a_changed_face_pack_of_the_user_is_refused(tmp_path):
     root, name = tiny_pack()
     pack = shutil.copytree(root/'models'/name, tmp_path/'packs'/'models'/'mine')
     recipe, run = open_recipe('tiny', {'pack.root': str(tmp_path/'packs'), 'pack.name': 'mine', 'model.face_branch': ''}), tmp_path/'run'
-    note_run(recipe, run)
+    write_run(recipe, run)
     check_run(recipe, run, 'embed')
     bits = bytearray((pack/'recogniser.onnx').read_bytes())
     bits[len(bits)//2] ^= 1

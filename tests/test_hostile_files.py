@@ -29,7 +29,7 @@ if __name__ == '__main__':
 
     from faceid_nb.app.phases import open_run
     from faceid_nb.app.recipes import known_keys, open_recipe
-    from faceid_nb.app.store import Step, read_step
+    from faceid_nb.app.store import PhaseResult, read_result
     from faceid_nb.embeddings.work import RunFile, read_by_hand
     from faceid_nb.adapters.branch import attach_face_branch, load_branch, save_branch
     from faceid_nb.adapters.lora import LoraSettings, add_lora, load_lora, remove_lora, save_lora
@@ -37,13 +37,13 @@ if __name__ == '__main__':
     from faceid_nb.core.errors import UserError
     from faceid_nb.core.files import inside, load_tensors, save_tensors, write_json
     from faceid_nb.core.media import read_video, write_video
-    from faceid_nb.curation.cache import load_look, save_look
+    from faceid_nb.curation.cache import load_features, save_features
     from faceid_nb.curation.faces import Face
     from faceid_nb.curation.packs import open_faces
-    from faceid_nb.curation.manifest import Crop, Large, Manifest, Record, load_manifest, read_crop, save_manifest
+    from faceid_nb.curation.manifest import Crop, LargePicture, Manifest, Record, load_manifest, read_crop, save_manifest
     from faceid_nb.curation.photos import Unreadable, read_photo
-    from faceid_nb.curation.scale import Index, plain, read_looks, write_index
-    from faceid_nb.curation.select import Look
+    from faceid_nb.curation.scale import Index, to_plain, read_features, write_index
+    from faceid_nb.curation.select import PhotoFeatures
     from faceid_nb.embeddings.identity import load_identity, make_identity, save_identity
     from faceid_nb.models.wan_folder import missing_parts
     from faceid_nb.models.wan_vace import WanHost
@@ -145,18 +145,18 @@ def make_cache(folder):
 def a_look():
     face = Face(np.array([1., 2., 30., 40.]), np.arange(10.).reshape(5, 2), .9, unit_rows(1)[0])
     picture = np.zeros((4, 4, 3), np.uint8)
-    return Look('a.jpg', 'ab'*32, (40, 60), (face,), (.3,), np.zeros((2, 144), bool), picture, (), 1000, '', (.5,), (.1,), (0.,), (.2,), (), (picture[..., 0].astype(np.float32),))
+    return PhotoFeatures('a.jpg', 'ab'*32, (40, 60), (face,), (.3,), np.zeros((2, 144), bool), picture, (), 1000, '', (.5,), (.1,), (0.,), (.2,), (), (picture[..., 0].astype(np.float32),))
 
 
-def make_look(folder): save_look(folder/'look.safetensors', a_look())
+def make_look(folder): save_features(folder/'look.safetensors', a_look())
 
 
-def make_index(folder): write_index(folder/'index.jsonl', Index('key', 'made', (plain(replace(a_look(), thumb=None)),)))
+def make_index(folder): write_index(folder/'index.jsonl', Index('key', 'made', (to_plain(replace(a_look(), thumb=None)),)))
 
 
 def make_manifest(folder):
     crop = Crop('crops/0123456789ab_close.png', 'a photo', (1., 2., 3., 4.), (8, 8))
-    large = Large('crops/0123456789ab_large.png', 'a.jpg', 'train', 'a photo', (1., 2., 3., 4.), (8, 8), (), False)
+    large = LargePicture('crops/0123456789ab_large.png', 'a.jpg', 'train', 'a photo', (1., 2., 3., 4.), (8, 8), (), False)
     face = {'box': [1., 2., 3., 4.], 'keypoints': [[1., 2.]]*5, 'score': .9, 'padding': 0., 'turn': 0}
     save_manifest(folder, Manifest('Ann', 'ohwx', (Record('a.jpg', 'ab'*32, 'kept', None, .9, .5, 'fine', face, 'train', (crop,)),), (large,)))
     (folder/'crops').mkdir()
@@ -203,7 +203,7 @@ def make_run(folder):
     write_json(folder/'by_hand.json', {'a.jpg': True, 'b.jpg': False})
 
 
-def make_phase(folder): write_json(folder/'phase.json', asdict(Step('curate', 'key', 1.5, {'kept': 3}, {'crops/a.png': 'ab'*32})))
+def make_phase(folder): write_json(folder/'phase.json', asdict(PhaseResult('curate', 'key', 1.5, {'kept': 3}, {'crops/a.png': 'ab'*32})))
 
 
 def make_checkpoints(folder):
@@ -389,20 +389,20 @@ def cases():
         Case('identity', make_an_identity, 'identity.safetensors', load_identity),
         Case('training cache', make_cache, 'cache.safetensors', lambda folder: load_cache(folder/'cache.safetensors')),
         Case('checkpoint', make_checkpoints, 'step_000002.safetensors', load_checkpoint),
-        Case('look', make_look, 'look.safetensors', lambda folder: load_look(folder/'look.safetensors')),
+        Case('look', make_look, 'look.safetensors', lambda folder: load_features(folder/'look.safetensors')),
     ]
     documents = [
         Case('identity.json', make_an_identity, 'identity.json', load_identity),
         Case('run.json', make_run, 'run.json', open_run, named=False),
         Case('by_hand.json', make_run, 'by_hand.json', read_by_hand),
-        Case('phase.json', make_phase, 'phase.json', lambda folder: read_step(folder, 'curate')),
+        Case('phase.json', make_phase, 'phase.json', lambda folder: read_result(folder, 'curate')),
         Case('checkpoints.json', make_checkpoints, 'checkpoints.json', load_checkpoint),
         Case('manifest', make_manifest, 'manifest.json', read_manifest),
         *(Case(f'model: {name}', make_model, name, missing_parts) for name in ('model_index.json', 'vae/config.json', 'transformer/diffusion_pytorch_model.safetensors.index.json')),
     ]
     for case in tensors: yield case, spoil_tensors, 40
     for case in documents: yield case, spoil_json, 40
-    yield Case('index', make_index, 'index.jsonl', lambda folder: list(read_looks([folder/'index.jsonl']))), spoil_lines, 40
+    yield Case('index', make_index, 'index.jsonl', lambda folder: list(read_features([folder/'index.jsonl']))), spoil_lines, 40
     for suffix in ('png', 'jpg'):
         yield Case(f'photo {suffix}', partial(make_photo, suffix=suffix), f'photo.{suffix}', partial(lambda folder, suffix: read_photo(folder/f'photo.{suffix}'), suffix=suffix)), spoil_bytes, 25
     yield Case('crop', make_manifest, 'crops/0123456789ab_close.png', read_manifest), spoil_bytes, 25

@@ -15,13 +15,13 @@ from test_curation import CONFIG, CROP, ByColour, draw
 
 from faceid_nb.core.files import config_hash, file_sha256, read_json, write_atomic, write_json
 from faceid_nb.core.media import fit_within, read_image, read_video, resize, write_video
-from faceid_nb.curation.cache import look_key
-from faceid_nb.curation.crop import CropConfig, crop_boxes, cut, face_in, grown, meet
-from faceid_nb.curation.packs import hushed, open_faces
+from faceid_nb.curation.cache import features_key
+from faceid_nb.curation.crop import CropConfig, crop_boxes, cut_window, face_in, enlarge_box, overlap
+from faceid_nb.curation.packs import silence_insightface, open_faces
 from faceid_nb.curation.manifest import curate
 from faceid_nb.core.split import SplitConfig, place_of
 from faceid_nb.curation.photos import read_photo
-from faceid_nb.curation.select import REASONS, judge, look_at, subject_of, verdict
+from faceid_nb.curation.select import REASONS, judge, extract_features, find_subject, judge_photo
 from faceid_nb.embeddings.encoders import embed_photo
 from faceid_nb.embeddings.identity import MODES, combine, load_identity, make_identity, save_identity
 from faceid_nb.world.people import random_people
@@ -121,33 +121,33 @@ def good(tmp_path_factory):
     "A look at a photo that stays"
     folder = tmp_path_factory.mktemp('good')
     draw(folder/'ann.png', 1)
-    return look_at(folder/'ann.png', folder, ByColour(), CONFIG)
+    return extract_features(folder/'ann.png', folder, ByColour(), CONFIG)
 
 
 ANN, BOB = np.eye(3, dtype=np.float32)[:2]
 
 
-def beside(look):
+def beside(features):
     "The same photo with a second face as large as the first"
-    face = replace(look.faces[0], box=look.faces[0].box + [95, 0, 95, 0], embedding=BOB)
-    twice = {name: getattr(look, name)*2 for name in ('sharp', 'light', 'blown', 'side', 'mouth')}
-    return replace(look, faces=(*look.faces, face), **twice)
+    face = replace(features.faces[0], box=features.faces[0].box + [95, 0, 95, 0], embedding=BOB)
+    twice = {name: getattr(features, name)*2 for name in ('sharp', 'light', 'blown', 'side', 'mouth')}
+    return replace(features, faces=(*features.faces, face), **twice)
 
 
 SPOIL = {  # reason -> the look, the subject and the limits with which it holds
-    'unreadable': lambda look, subject, config: (replace(look, problem='cut short'), subject, config),
-    'no_face': lambda look, subject, config: (replace(look, faces=()), subject, config),
-    'distant': lambda look, subject, config: (look, subject, replace(config, min_face=200)),
-    'blurry': lambda look, subject, config: (replace(look, sharp=(0.,)*len(look.sharp)), subject, config),
-    'partial': lambda look, subject, config: (replace(look, mouth=(.01,)*len(look.mouth)), subject, config),
-    'not_subject': lambda look, subject, config: (look, np.eye(3, dtype=np.float32)[2], config),
-    'multi_face': lambda look, subject, config: (beside(look), subject, config)}
+    'unreadable': lambda features, subject, config: (replace(features, problem='cut short'), subject, config),
+    'no_face': lambda features, subject, config: (replace(features, faces=()), subject, config),
+    'distant': lambda features, subject, config: (features, subject, replace(config, min_face=200)),
+    'blurry': lambda features, subject, config: (replace(features, sharp=(0.,)*len(features.sharp)), subject, config),
+    'partial': lambda features, subject, config: (replace(features, mouth=(.01,)*len(features.mouth)), subject, config),
+    'not_subject': lambda features, subject, config: (features, np.eye(3, dtype=np.float32)[2], config),
+    'multi_face': lambda features, subject, config: (beside(features), subject, config)}
 
 
-def judged(look, *reasons):
-    asked = look, ANN, CONFIG
+def judged(features, *reasons):
+    asked = features, ANN, CONFIG
     for reason in reversed(reasons): asked = SPOIL[reason](*asked)
-    return verdict(*asked)
+    return judge_photo(*asked)
 
 
 def test_each_limit_is_held_alone(good):
@@ -162,7 +162,7 @@ def test_of_two_reasons_the_first_of_the_list_is_given(good, first, then):
     assert judged(good, first, then).reason == first
 
 
-def looks_at(folder): return [look_at(p, folder, ByColour(), CONFIG) for p in sorted(folder.iterdir())]
+def looks_at(folder): return [extract_features(p, folder, ByColour(), CONFIG) for p in sorted(folder.iterdir())]
 
 
 def saved_again(folder, name, times):
@@ -185,8 +185,8 @@ def test_a_folder_is_about_who_is_in_most_moments(tmp_path):
     for i in range(4): draw(tmp_path/f'ann{i}.png', i)
     for i in range(3): draw(tmp_path/f'bob{i}.png', 10 + i, (('bob', 100, 60, 90),))
     saved_again(tmp_path, 'bob0', 5)
-    assert np.allclose(subject_of(looks_at(tmp_path), CONFIG), ANN)
-    assert np.allclose(subject_of(looks_at(tmp_path), CONFIG, BOB), BOB), 'unless a reference says otherwise'
+    assert np.allclose(find_subject(looks_at(tmp_path), CONFIG), ANN)
+    assert np.allclose(find_subject(looks_at(tmp_path), CONFIG, BOB), BOB), 'unless a reference says otherwise'
 
 
 # ---- windows
@@ -204,16 +204,16 @@ def test_windows_lie_in_the_photo_and_frame_the_subject(seed):
         x0, y0, x1, y1 = face_in(subject, window, config.size)
         assert 0 <= x0 < x1 <= 128 and 0 <= y0 < y1 <= 192
     close, *wide = crop_boxes(size, subject, others, config)
-    near = [grown(o.box, config.margin) for o in others if o.area >= config.speck_area*subject.area]
+    near = [enlarge_box(o.box, config.margin) for o in others if o.area >= config.speck_area*subject.area]
     for window in wide:
-        assert not any(meet(face, window) for face in near), 'somebody else is in a window that need not be so wide'
+        assert not any(overlap(face, window) for face in near), 'somebody else is in a window that need not be so wide'
     alone = crop_boxes(size, subject, [], config)
     assert alone[0][3] - alone[0][1] == pytest.approx(min(1.8*subject.height, size[0], size[1]*1.5))
 
 
 def test_a_window_shows_what_lies_in_it():
     image = np.random.default_rng(0).integers(0, 255, (90, 80, 3), np.uint8)
-    assert np.array_equal(cut(image, (10, 20, 42, 68), (48, 32)), image[20:68, 10:42])
+    assert np.array_equal(cut_window(image, (10, 20, 42, 68), (48, 32)), image[20:68, 10:42])
 
 
 # ---- looks that are kept
@@ -221,7 +221,7 @@ def test_a_window_shows_what_lies_in_it():
 def test_a_look_is_of_one_pack_one_setting_and_one_limit():
     "The same file names with other bytes are other models"
     def key(pack='a', size=192, config=CONFIG):
-        return look_key(SimpleNamespace(sha256={'detector.onnx': pack}, settings={'sizes': [size]}), config)
+        return features_key(SimpleNamespace(sha256={'detector.onnx': pack}, settings={'sizes': [size]}), config)
     others = key('b'), key(size=640), key(config=replace(CONFIG, sharpness_side=32))
     assert key() == key() and len({key(), *others}) == 4
 
@@ -249,12 +249,12 @@ def test_a_photo_that_changes_while_it_is_curated_is_refused(tmp_path):
     (tmp_path/'photos').mkdir()
     for i in range(6): draw(tmp_path/'photos'/f'ann{i}.png', i)
 
-    def look(path, folder, faces, config):
-        seen = look_at(path, folder, faces, config)
+    def features(path, folder, faces, config):
+        seen = extract_features(path, folder, faces, config)
         if path.name == 'ann2.png': draw(path, 99)
         return seen
     with pytest.raises(ValueError, match='ann2.png changed'):
-        curate(tmp_path/'photos', ByColour(), CONFIG, tmp_path/'out', CROP, progress=False, look=look)
+        curate(tmp_path/'photos', ByColour(), CONFIG, tmp_path/'out', CROP, progress=False, extract=features)
     assert sorted(p.name for p in tmp_path.iterdir()) == ['photos']
 
 
@@ -277,7 +277,7 @@ def test_an_embedding_is_that_of_insightface_and_has_length_one(met):
     from insightface.app.common import Face as Theirs
     faces, folder = met
     root, name = tiny_pack()
-    with hushed():
+    with silence_insightface():
         app = FaceAnalysis(str(root/'models'/name), allowed_modules=['detection', 'recognition'])
     for path in sorted(folder.iterdir()):
         image = read_photo(path).image

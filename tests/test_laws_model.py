@@ -16,7 +16,7 @@ from faceid_nb.adapters.branch import attach_face_branch, load_branch, save_bran
 from faceid_nb.adapters.lora import (LoraSettings, add_lora, load_lora, lora_parameters, remove_lora, save_lora,
     set_lora_scale)
 from faceid_nb.adapters.mapper import MapperConfig
-from faceid_nb.adapters.population import mixed, start_branch
+from faceid_nb.adapters.pretrained import mix_embeddings, start_branch
 from faceid_nb.core.flow import noised, predict_x0, sample_time, shift_time, velocity
 from faceid_nb.core.media import to_frames, to_tensor
 from faceid_nb.app.models import ABLATIONS
@@ -220,9 +220,9 @@ def test_each_weight_of_a_branch_comes_back_to_its_place(tmp_path):
 
 
 def test_the_share_of_nobody_is_as_asked():
-    looks = normalize(normal(4000, 3, 16), dim=-1)
+    all_features = normalize(normal(4000, 3, 16), dim=-1)
     for share in (0., .35, 1.):
-        e = mixed(looks, torch.Generator().manual_seed(0), share)
+        e = mix_embeddings(all_features, torch.Generator().manual_seed(0), share)
         there = e.any(1)
         assert abs((~there).float().mean() - share) < .03
         assert torch.allclose(e[there].norm(dim=1), torch.ones(int(there.sum())), atol=1e-5)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from test_evaluation import scores_of, unit
 
-from faceid_nb.app.results import compare
+from faceid_nb.app.results import comparison_table
 from faceid_nb.curation.faces import Face
 from faceid_nb.evaluation.identity import FaceTrack, FrameScores, real_ceiling, score_track
 from faceid_nb.evaluation.motion import keypoints, summarise_motion
-from faceid_nb.evaluation.statistics import along_the_road, gain, interval, summarise
+from faceid_nb.evaluation.statistics import relative_likeness, paired_gain, bootstrap_interval, summarise
 
 ANN, BOB = np.eye(16, dtype=np.float32)[:2]
 POINTS = np.array([[30, 40], [50, 40], [40, 50], [33, 60], [47, 60]], np.float32)
@@ -52,7 +52,7 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     rng, held = np.random.default_rng(0), 0
     for _ in range(600):
         clips = [scores_of(.5 + rng.normal(0, .1) + rng.normal(0, .02, 9)) for _ in range(8)]
-        low, high = interval(clips, resamples=1000)
+        low, high = bootstrap_interval(clips, resamples=1000)
         held += low <= .5 <= high
     assert .9 <= held/600 <= .98
 
@@ -61,21 +61,21 @@ def test_an_interval_is_about_clips_not_about_frames():
     "More frames of the same clips make nothing surer"
     rng = np.random.default_rng(1)
     means = rng.normal(.6, .1, 6)
-    def width(frames): return np.subtract(*interval([scores_of(np.full(frames, m)) for m in means])[::-1])
+    def width(frames): return np.subtract(*bootstrap_interval([scores_of(np.full(frames, m)) for m in means])[::-1])
     assert width(5) == pytest.approx(width(80), rel=1e-3)
 
 
 def test_a_gain_has_the_sign_of_the_change():
     before = {str(i): scores_of([.3 + i/100]*5) for i in range(4)}
     after = {name: scores_of(one.cosine + .1) for name, one in before.items()}
-    assert gain(after, before)['mean'] == pytest.approx(.1) == -gain(before, after)['mean']
+    assert paired_gain(after, before)['mean'] == pytest.approx(.1) == -paired_gain(before, after)['mean']
 
 
 def test_the_road_begins_no_lower_than_zero():
     "To be unlike somebody is no likeness: below a stranger of -0.2 nobody is on the way"
-    assert along_the_road(0., -.2, .8) == 0.
-    assert along_the_road(.4, -.2, .8) == pytest.approx(.5)
-    assert along_the_road(.5, .2, .8) == pytest.approx(.5)
+    assert relative_likeness(0., -.2, .8) == 0.
+    assert relative_likeness(.4, -.2, .8) == pytest.approx(.5)
+    assert relative_likeness(.5, .2, .8) == pytest.approx(.5)
 
 
 def test_the_ceiling_judges_each_photo_by_the_others():
@@ -101,7 +101,7 @@ def test_a_comparison_ends_in_the_mean_the_lowest_and_the_highest(tmp_path):
         summary |= {'seconds': {}, 'models': {}, 'versions': {}}
         (tmp_path/f'{k}').mkdir()
         (tmp_path/f'{k}'/'summary.json').write_text(json.dumps(summary))
-    lines = compare([tmp_path/f'{k}' for k in range(3)]).splitlines()
+    lines = comparison_table([tmp_path/f'{k}' for k in range(3)]).splitlines()
 
     def numbers(first):
         line = next(line for line in lines if line.startswith(first))

@@ -10,11 +10,11 @@ import pytest
 from faceid_nb.app import phases, results, runs
 from faceid_nb.app.cli import main
 from faceid_nb.app.inputs import find_dances, find_photos
-from faceid_nb.app.phases import note_run, open_run, run_train
+from faceid_nb.app.phases import write_run, open_run, run_train
 from faceid_nb.app.recipes import open_recipe, with_overrides
 from faceid_nb.app.models import face_finder
 from faceid_nb.app.results import run_clip
-from faceid_nb.app.store import Step, do_step, finished, read_step
+from faceid_nb.app.store import PhaseResult, run_phase, find_result, read_result
 from faceid_nb.embeddings.work import ORDER
 from faceid_nb.core.files import load_tensors, write_json
 from faceid_nb.core.media import read_video
@@ -54,7 +54,7 @@ def keys_of(recipe, folder, model='a model', pack='a pack'):
         patch.setattr(phases, 'pack_hashes', lambda recipe: {'pack': pack})
         for name in ORDER:
             keys[name] = results.ALL[name](recipe, folder, step).key
-            step = replace(read_step(folder/name, name) or Step(name, '', 0., {}, {}), key=keys[name])
+            step = replace(read_result(folder/name, name) or PhaseResult(name, '', 0., {}, {}), key=keys[name])
     return keys
 
 
@@ -109,17 +109,17 @@ def test_a_result_counts_only_whole_and_for_its_question(tmp_path):
         (place/'a.txt').write_text('a')
         (place/'b.txt').write_text('b')
         return {'x': 1}
-    do_step(tmp_path, 'embed', 'key', work)
-    assert finished(tmp_path/'embed', 'key').result == {'x': 1} and finished(tmp_path/'embed', 'other') is None
+    run_phase(tmp_path, 'embed', 'key', work)
+    assert find_result(tmp_path/'embed', 'key').result == {'x': 1} and find_result(tmp_path/'embed', 'other') is None
     (tmp_path/'embed'/'b.txt').write_text('c')
-    assert finished(tmp_path/'embed', 'key') is None
+    assert find_result(tmp_path/'embed', 'key') is None
     (tmp_path/'embed'/'b.txt').unlink()
-    assert finished(tmp_path/'embed', 'key') is None
+    assert find_result(tmp_path/'embed', 'key') is None
 
 
 def test_a_run_remembers_its_choices_and_takes_new_ones(trained, tmp_path):
     recipe, _ = trained
-    note_run(recipe, tmp_path)
+    write_run(recipe, tmp_path)
     assert open_run(tmp_path) == recipe
     wanted = replace(recipe, size=(64, 32), sampling=replace(recipe.sampling, steps=9))
     assert open_run(tmp_path, {'sampling.steps': '9', 'size': '64x32'}) == wanted

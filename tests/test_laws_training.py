@@ -15,9 +15,9 @@ from faceid_nb.core.media import write_image
 from faceid_nb.training import data
 from faceid_nb.training.checkpoint import TrainingState, list_checkpoints, load_checkpoint, save_checkpoint
 from faceid_nb.training.data import draw_batch, face_mask, open_cache, photo_cache, step_generator
-from faceid_nb.training.loop import train
+from faceid_nb.training.finetune import train
 from faceid_nb.training.stages import Stage
-from faceid_nb.training.objective import face_weights, flow_loss
+from faceid_nb.training.losses import draw_noise, face_weights, flow_loss
 
 ASKED = ('timestep', 'encoder_hidden_states', 'encoder_hidden_states_image')
 RATES = {'face': 2e-3, 'lora': 4e-3}
@@ -52,7 +52,7 @@ class Oracle:
 def test_the_loss_of_the_exact_velocity_is_zero(wrong):
     "The straight path has one velocity, (x_t - x0)/t; an error of c everywhere costs c squared"
     batch = draw_batch(small_cache(), 4, step_generator(0, 0))
-    loss = flow_loss(Oracle(batch.latents, wrong), {}, batch, step_generator(0, 1), 3., 5.)
+    loss = flow_loss(Oracle(batch.latents, wrong), {}, batch, *draw_noise(batch, step_generator(0, 1), 3.), 5.)
     assert torch.allclose(loss, torch.tensor(wrong**2), atol=1e-4)
 
 
@@ -78,8 +78,8 @@ def test_the_mask_covers_the_box():
 def test_padding_computed_once_changes_no_loss():
     model, adapters = ready()
     batch = draw_batch(small_cache(), 2, step_generator(0, 0))
-    plain = flow_loss(model, adapters, batch, step_generator(0, 1), 3., 2.)
-    with model.shared_padding(batch.conditions): short = flow_loss(model, adapters, batch, step_generator(0, 1), 3., 2.)
+    plain = flow_loss(model, adapters, batch, *draw_noise(batch, step_generator(0, 1), 3.), 2.)
+    with model.shared_padding(batch.conditions): short = flow_loss(model, adapters, batch, *draw_noise(batch, step_generator(0, 1), 3.), 2.)
     assert torch.allclose(plain, short, rtol=1e-5)
 
 
@@ -254,3 +254,13 @@ def test_a_state_comes_back_whole():
     for _ in range(3): step(other)
     assert one.losses == other.losses and one.step == other.step == 6
     assert torch.equal(one.params['w'], other.params['w']) and torch.equal(one.ema['w'], other.ema['w'])
+
+
+def test_a_resting_adapter_takes_no_gradient(tmp_path):
+    "Else it would count in the length of the gradient, and the clip would slow down those that train"
+    seen = {}
+    def note(state):
+        seen[state.step] = [name for name, weight in state.params.items() if weight.grad is not None]
+    _, _, adapters = go(tmp_path, SHORT, every=[(1, note)])
+    face, lora = (set(adapters[name].named_parameters()) for name in ('face', 'lora'))
+    assert face <= set(seen[3]) and set(seen[4]) == set(seen[5]) == lora

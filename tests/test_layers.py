@@ -10,7 +10,7 @@ OWNERS = {    # heavy library: the modules that may import it; the embedded worl
     'transformers': {'embeddings.encoders'},
     'peft': {'adapters.lora'},
     'diffusers': {'models.wan_folder', 'models.wan_vace'},
-    'accelerate': {'training.loop'},
+    'accelerate': {'training.loop', 'training.finetune'},
     'papermill': {'app.runs'},
     'ipywidgets': {'app.widgets'},
     'ray': {'curation.scale'},

@@ -15,15 +15,15 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image, ImageFilter
 
-from faceid_nb.app.inputs import find_dances, find_photos, find_strangers
+from faceid_nb.app.inputs import find_dances, find_photos, find_impostors
 from faceid_nb.app.recipes import tiny
 from faceid_nb.core.errors import UserError
-from faceid_nb.core.fineness import finer, fineness
+from faceid_nb.core.fineness import is_sharper, fineness
 from faceid_nb.core.media import probe_video, read_text, read_video, write_video
 from faceid_nb.curation.packs import open_faces
-from faceid_nb.curation.folder import Unreadable, list_photos, survey
+from faceid_nb.curation.folder import Unreadable, list_photos, sort_files
 from faceid_nb.curation.photos import read_photo
-from faceid_nb.curation.select import CurationConfig, judge, look_at
+from faceid_nb.curation.select import CurationConfig, judge, extract_features
 from faceid_nb.inference.pose import list_poses, read_pose
 from faceid_nb.world.people import random_people
 from faceid_nb.world.scenes import take_photo
@@ -256,7 +256,7 @@ def test_folders_that_are_none(tmp_path, monkeypatch):
     Image.new('RGB', (64, 64)).save(tmp_path/'hidden'/'.a.jpg')
     for where in ('nowhere', 'file', 'empty', 'hidden', '~nobody-at-all/photos', 'a\0b'):
         path = where if where[0] == '~' else str(tmp_path/where)
-        for key, find in (('photos', find_photos), ('strangers', find_strangers), ('dances', find_dances)):
+        for key, find in (('photos', find_photos), ('strangers', find_impostors), ('dances', find_dances)):
             recipe = replace(tiny(), inputs=replace(tiny().inputs, **{key: path}))
             before = tree(tmp_path)
             refused(lambda: find(recipe, tmp_path/'run'))
@@ -279,13 +279,13 @@ def test_what_faceid_made_is_never_listed(tmp_path_factory, layout):
     def marked(folder): return any((folder/mark).is_file() for mark in ('run.json', 'phase.json', 'started.json'))
     def beside(folder): return folder.name.endswith('.partial') and marked(folder.with_name(folder.name.removesuffix('.partial')))
     if marked(root):
-        refused(lambda: survey(root), str(root), 'is a run folder of faceid')
+        refused(lambda: sort_files(root), str(root), 'is a run folder of faceid')
         return
     wanted = []
     for path in sorted(root.rglob('photo.jpg')):
         above = [p for p in path.parents if p != root and root in p.parents]
         if not any(marked(p) or beside(p) for p in above): wanted.append(path)
-    assert list(survey(root)[0]) == sorted(wanted)
+    assert list(sort_files(root)[0]) == sorted(wanted)
 
 
 def test_photos_inside_a_run_may_be_asked_for(tmp_path):
@@ -314,10 +314,10 @@ def test_every_size_is_measured_or_one_rejection(drawn_faces, tmp_path_factory, 
     if kind == 'noise': image = np.random.default_rng(value).integers(0, 256, (min(height, 400), min(width, 400), 3), dtype=np.uint8)
     if kind == 'ramp': image = (np.linspace(0, 255, width)[None, :, None]*np.ones((height, 1, 3))).astype(np.uint8)
     Image.fromarray(image).save(folder/'a.png', compress_level=1)
-    look = look_at(folder/'a.png', folder, drawn_faces, CONFIG)
-    assert look.problem.startswith('a.png') or look.size == image.shape[:2] and look.thumb is not None
+    features = extract_features(folder/'a.png', folder, drawn_faces, CONFIG)
+    assert features.problem.startswith('a.png') or features.size == image.shape[:2] and features.thumb is not None
     short, long = sorted(image.shape[:2])
-    assert bool(look.problem) == (short < 8 or long > 100*short)
+    assert bool(features.problem) == (short < 8 or long > 100*short)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -330,15 +330,15 @@ def test_faces_of_every_size_and_place_are_measured(drawn_faces, tmp_path_factor
     canvas = Image.new('RGB', (200, 160), 'gray')
     canvas.paste(photo.resize((max(1, round(side*stretch)), max(1, side))), (left, top))
     canvas.save(folder/'a.png')
-    look = look_at(folder/'a.png', folder, drawn_faces, CONFIG)
-    assert not look.problem and len(look.sharp) == len(look.faces)
+    features = extract_features(folder/'a.png', folder, drawn_faces, CONFIG)
+    assert not features.problem and len(features.sharp) == len(features.faces)
 
 
 def test_a_thin_picture_is_one_rejection(assets, drawn_faces, tmp_path):
     shutil.copy(assets/'field'/'thin_picture'/'divider.png', tmp_path)
     person, = random_people(1, seeded(3))
     for i in range(3): Image.fromarray(take_photo(person, 'single', (480, 360), seeded(30 + i))[0]).save(tmp_path/f'{i}.png')
-    verdicts = judge([look_at(p, tmp_path, drawn_faces, CONFIG) for p in list_photos(tmp_path)], CONFIG)
+    verdicts = judge([extract_features(p, tmp_path, drawn_faces, CONFIG) for p in list_photos(tmp_path)], CONFIG)
     assert {v.file: v.reason for v in verdicts} == {'0.png': None, '1.png': None, '2.png': None, 'divider.png': 'unreadable'}
     assert 'too thin' in verdicts[-1].text
 
@@ -366,7 +366,7 @@ def test_large_photos_need_little_memory(tmp_path):
         picture = Image.radial_gradient('L').resize((16320, 12240))
         picture.save(tmp_path/f'{i}.jpg', quality=70 + i, progressive=i == 1)
     script = f'''import threading, time, psutil, tempfile; from pathlib import Path
-from faceid_nb.curation.cache import KeptLooks; from faceid_nb.curation.packs import open_faces; from faceid_nb.curation.folder import list_photos
+from faceid_nb.curation.cache import FeatureCache; from faceid_nb.curation.packs import open_faces; from faceid_nb.curation.folder import list_photos
 from faceid_nb.curation.select import CurationConfig; from faceid_nb.world.tiny import tiny_pack
 def peak(pid): return [int(l.split()[1]) for l in open(f'/proc/{{pid}}/status') if l.startswith('VmHWM')][0]
 faces, album, most, done = open_faces(*tiny_pack(), det_size=(640, 640)), Path({str(tmp_path)!r}), [0], threading.Event()
@@ -377,11 +377,11 @@ def watch():
             except (OSError, IndexError): pass
 watcher = threading.Thread(target=watch)
 watcher.start()
-with KeptLooks(Path(tempfile.mkdtemp())) as look: looks = [look(p, album, faces, CurationConfig(same_person=.6)) for p in list_photos(album)]
+with FeatureCache(Path(tempfile.mkdtemp())) as extract: all_features = [extract(p, album, faces, CurationConfig(same_person=.6)) for p in list_photos(album)]
 done.set()
 watcher.join()
-print([l.problem for l in looks], peak('self'), most[0])
-assert not any(l.problem for l in looks) and peak('self') < 1_500_000 and most[0] < 1_500_000'''
+print([l.problem for l in all_features], peak('self'), most[0])
+assert not any(l.problem for l in all_features) and peak('self') < 1_500_000 and most[0] < 1_500_000'''
     done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, timeout=500)
     print(done.stdout)
     assert done.returncode == 0, done.stderr
@@ -422,8 +422,8 @@ def lost(picture, box, own):
     for quality in (75, 50): copies[f'JPEG {quality}'] = as_file(picture, box, 'JPEG', quality=quality)
     copies['GIF'] = as_file(picture.convert('P'), box, 'GIF')
     copies['GIF as PNG'] = as_file(picture.convert('P').convert('RGB'), box, 'PNG')
-    assert not [name for name, copy in copies.items() if finer(original, copy) and finer(copy, original)]
-    return [name for name, copy in copies.items() if not finer(original, copy)], len(copies)
+    assert not [name for name, copy in copies.items() if is_sharper(original, copy) and is_sharper(copy, original)]
+    return [name for name, copy in copies.items() if not is_sharper(original, copy)], len(copies)
 
 
 def test_no_copy_of_a_drawn_photo_wins(drawn_faces):
@@ -452,7 +452,7 @@ def test_the_original_of_the_field_stays(assets, drawn_faces, real_faces):
         found = faces.find(read_photo(place/'photo.png').image)
         if not found: continue
         photo, copy = (fineness(read_photo(place/name).image, found[0].box, 0., False, (place/name).stat().st_size) for name in ('photo.png', 'copy_grainy.png'))
-        assert finer(photo, copy) and not finer(copy, photo)
+        assert is_sharper(photo, copy) and not is_sharper(copy, photo)
 
 
 def test_the_verdict_follows_and_names_do_not_matter(drawn_faces, tmp_path):
@@ -463,6 +463,6 @@ def test_the_verdict_follows_and_names_do_not_matter(drawn_faces, tmp_path):
         folder.mkdir()
         for file, picture in (('a.png', copy), ('b.png', shots[0])) if k % 2 else (('a.png', shots[0]), ('b.png', copy)): picture.save(folder/file)
         for i in (1, 2): shots[i].save(folder/f'shot{i}.png')
-        reasons = {v.file: v.reason for v in judge([look_at(p, folder, drawn_faces, CONFIG) for p in list_photos(folder)], CONFIG)}
+        reasons = {v.file: v.reason for v in judge([extract_features(p, folder, drawn_faces, CONFIG) for p in list_photos(folder)], CONFIG)}
         own, other = ('b.png', 'a.png') if k % 2 else ('a.png', 'b.png')
         assert reasons[own] is None and reasons[other], (name, reasons)

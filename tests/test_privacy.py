@@ -17,7 +17,7 @@ from faceid_nb.core.errors import UserError
 from faceid_nb.core.files import file_sha256, read_json
 from faceid_nb.core.folders import files_below
 from faceid_nb.curation.manifest import load_manifest
-from faceid_nb.curation.scale import Index, read_index, whole, write_index
+from faceid_nb.curation.scale import Index, read_index, is_complete, write_index
 from faceid_nb.world.people import random_people
 from faceid_nb.world.scenes import take_photo
 
@@ -76,7 +76,7 @@ def test_every_derived_file_is_gone_and_nothing_else(home, capsys):
     assert content(home/'photos') == photos
     assert [row['file'] for row in read_index(runs/'album'/'shards'/'0.jsonl').rows] == [f'bob{i}.jpg' for i in range(len(names['bob']))]
     assert not read_index(runs/'album'/'verdicts.jsonl').rows
-    assert not whole(runs/'album'/'shards'/'0.jsonl', 'k'), 'an index that lost lines must not pass for whole'
+    assert not is_complete(runs/'album'/'shards'/'0.jsonl', 'k'), 'an index that lost lines must not pass for whole'
     for path in left:
         text = path.read_bytes()
         assert not any(sha.encode() in text for sha in names['ann']), f'{path} still names a photo of ann'

@@ -14,7 +14,7 @@ from pillow_heif import register_heif_opener
 
 from faceid_nb.core.media import write_image
 from faceid_nb.curation import photos
-from faceid_nb.curation.folder import list_photos, survey
+from faceid_nb.curation.folder import list_photos, sort_files
 from faceid_nb.curation.photos import IDLE, MOST, Decoder, Limits, Unreadable, as_rgb, read_photo, to_srgb
 
 SIZE = (96, 64)
@@ -192,7 +192,7 @@ def test_the_bytes_decide_not_the_name(tmp_path):
     (tmp_path/'notes.txt').write_text('BMW, GIF, JPEG')
     (tmp_path/'clip.mov').write_bytes(b'\0\0\0\x14ftypqt  ')
     (tmp_path/'.hidden.jpg').write_bytes(b'x')
-    found, others = survey(tmp_path)
+    found, others = sort_files(tmp_path)
     assert {p.name for p in found} == {f'{k}.dat' for k in FORMATS.values()} | {'plain', 'a.heic'}
     assert {p.name: why for p, why in others.items()} == {'notes.txt': 'text/plain', 'clip.mov': 'video/quicktime'}
     notes = {p.name: read_photo(p).notes for p in found}
@@ -206,7 +206,7 @@ def test_nothing_is_lost_in_silence(tmp_path):
     (tmp_path/'photos'/'link.jpg').symlink_to(tmp_path)
     (tmp_path/'photos'/b'\xff.jpg'.decode('utf-8', 'surrogateescape')).write_bytes(b'x')
     os.mkfifo(tmp_path/'photos'/'pipe')
-    found, others = survey(tmp_path/'photos')
+    found, others = sort_files(tmp_path/'photos')
     assert [p.name for p in found] == ['a.jpg', 'link.jpg']
     assert sorted(others.values()) == ['a file whose name is not valid UTF-8; rename it', 'a symbolic link', 'not a regular file']
     assert list_photos(tmp_path/'photos') == found
@@ -407,10 +407,10 @@ REFUSED = {'200MP.heic': '199756800 pixels', 'multiple_exif.jpg': '1 x 1 pixels,
 
 def test_every_real_file_is_read_or_named(assets):
     "formats/, hard/, no_face/ and art_nonhuman/ of the real photos, with the memory of everything that reads them"
-    script = f'''import json, resource, sys; from pathlib import Path; from faceid_nb.curation.photos import *; from faceid_nb.curation.folder import Unreadable, survey
+    script = f'''import json, resource, sys; from pathlib import Path; from faceid_nb.curation.photos import *; from faceid_nb.curation.folder import Unreadable, sort_files
 read, refused, others = {{}}, {{}}, {{}}
 for group in ('formats', 'hard', 'no_face', 'art_nonhuman'):
-    found, left = survey(Path({str(assets/"photos")!r})/group)
+    found, left = sort_files(Path({str(assets/"photos")!r})/group)
     others |= {{p.name: why for p, why in left.items()}}
     for p in found:
         try: read[p.name] = read_photo(p).notes

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import QUICK
 from faceid_nb.app.cli import main
-from faceid_nb.app.store import listed
+from faceid_nb.app.store import hash_files
 from faceid_nb.core.files import read_json
 
 FACEID = [sys.executable, '-c', 'import sys; from faceid_nb.app.cli import main; sys.exit(main())']
@@ -19,7 +19,7 @@ CONFIGURATIONS = {'base', 'mapper', 'lora', 'full'}
 
 def content(folder):
     "Every file that a run promises, by content; wall-clock times are nobody's promise"
-    files = {name: sha for name, sha in listed(folder).items() if not name.startswith('train/checkpoints') and not name.endswith('summary.json')}
+    files = {name: sha for name, sha in hash_files(folder).items() if not name.startswith('train/checkpoints') and not name.endswith('summary.json')}
     summary = read_json(folder/'summary.json')
     return files | {'summary': json.dumps({k: v for k, v in summary.items() if k != 'seconds'}, sort_keys=True)}
 

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from faceid_nb.curation.packs import open_faces
-from faceid_nb.curation.scale import LARGEST, find_person, judge_folders, look_at_many, ray_data, read_index, read_looks, whole
-from faceid_nb.curation.select import CurationConfig, look_at
+from faceid_nb.curation.scale import LARGEST, find_person, judge_folders, extract_many, ray_data, read_index, read_features, is_complete
+from faceid_nb.curation.select import CurationConfig, extract_features
 from faceid_nb.world.people import random_people
 from faceid_nb.world.scenes import take_photo
 from faceid_nb.world.tiny import tiny_pack
@@ -35,7 +35,7 @@ def album(tmp_path_factory):
     return folder
 
 
-def look(album, out, workers=0): return look_at_many(album, out, FINDER, CONFIG, workers, 4, False)
+def features(album, out, workers=0): return extract_many(album, out, FINDER, CONFIG, workers, 4, False)
 
 
 def content(out): return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob('*') if p.is_file()}
@@ -45,14 +45,14 @@ def content(out): return {p.relative_to(out).as_posix(): p.read_bytes() for p in
 def done(album):
     "The album looked at once, never interrupted"
     out = album.parent/'done'
-    return out, *look(album, out)
+    return out, *features(album, out)
 
 
 def test_lines_are_looks_to_the_last_bit(album, done):
-    by_file = {l.file: l for l in read_looks(done[1])}
+    by_file = {l.file: l for l in read_features(done[1])}
     assert len(by_file) == 18 == done[2]
     path = album/'a'/'0.jpg'
-    direct, stored = look_at(path, album, FINDER(), CONFIG), by_file['a/0.jpg']
+    direct, stored = extract_features(path, album, FINDER(), CONFIG), by_file['a/0.jpg']
     assert direct.sha256 == stored.sha256 and direct.size == stored.size and direct.sharp == stored.sharp and stored.thumb is None
     for a, b in zip(direct.faces, stored.faces, strict=True):
         assert (a.embedding == b.embedding).all() and a.embedding.dtype == b.embedding.dtype and (a.box == b.box).all() and a.score == b.score
@@ -66,18 +66,18 @@ def test_no_picture_is_kept(done):
 
 def test_again_looks_at_nothing(album, done):
     before = {p: p.stat().st_mtime_ns for p in done[1]}
-    assert look(album, done[0])[1] == 0
+    assert features(album, done[0])[1] == 0
     assert {p: p.stat().st_mtime_ns for p in done[1]} == before
 
 
 def test_only_what_changed_is_looked_at(album, done, tmp_path):
     shutil.copytree(album, tmp_path/'album')
     shutil.copytree(done[0], tmp_path/'out')
-    assert look(tmp_path/'album', tmp_path/'out')[1] == 0  # shards may be new to it, by time, the photos are known by content
+    assert features(tmp_path/'album', tmp_path/'out')[1] == 0  # shards may be new to it, by time, the photos are known by content
     (tmp_path/'album'/'a'/'0.jpg').write_bytes((album/'b'/'0.jpg').read_bytes() + b'\0')
     (tmp_path/'album'/'c'/'0.jpg').unlink()
-    paths, seen = look(tmp_path/'album', tmp_path/'out')
-    assert seen == 1 and len(list(read_looks(paths))) == 17
+    paths, seen = features(tmp_path/'album', tmp_path/'out')
+    assert seen == 1 and len(list(read_features(paths))) == 17
 
 
 def test_a_missing_line_is_noticed(album, done, tmp_path):
@@ -85,8 +85,8 @@ def test_a_missing_line_is_noticed(album, done, tmp_path):
     path = sorted((tmp_path/'out'/'shards').iterdir())[0]
     lines = path.read_text().splitlines(keepends=True)
     path.write_text(''.join(lines[:-1]))
-    assert not whole(path, json.loads(lines[0])['key'])
-    assert look(album, tmp_path/'out')[1] == 1
+    assert not is_complete(path, json.loads(lines[0])['key'])
+    assert features(album, tmp_path/'out')[1] == 1
     assert content(tmp_path/'out') == content(done[0])
 
 
@@ -94,16 +94,16 @@ def test_a_missing_line_is_noticed(album, done, tmp_path):
 def test_killed_and_still_byte_equal(album, done, tmp_path, workers):
     script = f'''
 from functools import partial; from pathlib import Path
-from faceid_nb.curation.packs import open_faces; from faceid_nb.curation.scale import look_at_many
+from faceid_nb.curation.packs import open_faces; from faceid_nb.curation.scale import extract_many
 from faceid_nb.curation.select import CurationConfig; from faceid_nb.world.tiny import tiny_pack
-look_at_many(Path({str(album)!r}), Path({str(tmp_path/'out')!r}), partial(open_faces, *tiny_pack(), det_size=((192, 192),)), CurationConfig(same_person=.6, min_photos=2), {workers}, 4, False)'''
+extract_many(Path({str(album)!r}), Path({str(tmp_path/'out')!r}), partial(open_faces, *tiny_pack(), det_size=((192, 192),)), CurationConfig(same_person=.6, min_photos=2), {workers}, 4, False)'''
     work = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', script])
     limit = time.monotonic() + 120
     while not list((tmp_path/'out').glob('shards/[!.]*')) and work.poll() is None and time.monotonic() < limit: time.sleep(.01)
     assert work.poll() is None
     work.send_signal(signal.SIGKILL)
     work.wait()
-    assert 0 < look(album, tmp_path/'out', workers)[1] < 18
+    assert 0 < features(album, tmp_path/'out', workers)[1] < 18
     assert content(tmp_path/'out') == content(done[0])
 
 
@@ -111,9 +111,9 @@ def test_a_broken_file_is_a_line_with_its_reason(album, tmp_path):
     (tmp_path/'album').mkdir()
     (tmp_path/'album'/'bad.jpg').write_bytes(b'\xff\xd8\xff')
     (tmp_path/'album'/'link.jpg').symlink_to(album/'a'/'0.jpg')
-    paths, _ = look(tmp_path/'album', tmp_path/'out')
-    assert {l.file: bool(l.problem) for l in read_looks(paths)} == {'bad.jpg': True, 'link.jpg': True}
-    assert look(tmp_path/'album', tmp_path/'out')[1] == 0
+    paths, _ = features(tmp_path/'album', tmp_path/'out')
+    assert {l.file: bool(l.problem) for l in read_features(paths)} == {'bad.jpg': True, 'link.jpg': True}
+    assert features(tmp_path/'album', tmp_path/'out')[1] == 0
 
 
 def test_folders_and_persons_agree(album, done):
@@ -121,7 +121,7 @@ def test_folders_and_persons_agree(album, done):
     assert set(verdicts) == set('abc') and not wrong
     for name, by in verdicts.items():
         kept = [v.file for v in by if v.reason is None]
-        reference = next(l for l in read_looks(done[1]) if l.file == kept[0]).faces[0].embedding
+        reference = next(l for l in read_features(done[1]) if l.file == kept[0]).faces[0].embedding
         found = find_person(done[1], CONFIG, reference)
         assert [v.file for v in found if v.reason is None] == kept and len(found) == 18
 
@@ -136,12 +136,12 @@ def test_nobody_and_too_many_are_errors(done, monkeypatch):
 def test_without_ray_the_error_says_what_to_install(album, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'ray', None)
     monkeypatch.setitem(sys.modules, 'ray.data', None)
-    with pytest.raises(ValueError, match=r'pip install "faceid_nb\[scale\]"'): look(album, tmp_path/'out', workers=2)
+    with pytest.raises(ValueError, match=r'pip install "faceid_nb\[scale\]"'): features(album, tmp_path/'out', workers=2)
 
 
 @NEEDS_RAY
 def test_through_ray_the_same_bytes(album, done, tmp_path):
     ray_data()
-    paths, seen = look(album, tmp_path/'out', workers=2)
+    paths, seen = features(album, tmp_path/'out', workers=2)
     assert seen == 18 and content(tmp_path/'out') == content(done[0])
-    assert look(album, tmp_path/'out', workers=2)[1] == 0
+    assert features(album, tmp_path/'out', workers=2)[1] == 0

@@ -19,12 +19,12 @@ from faceid_nb.adapters.lora import LoraSettings, attach_lora, open_lora
 from faceid_nb.adapters.mapper import MapperConfig
 from faceid_nb.core.errors import UserError
 from faceid_nb.inference.generate import Ablation, Sampling, generate, generate_clips
-from faceid_nb.inference.sampler import Guide, sample
+from faceid_nb.inference.sampler import Guide, sample, windowed_velocity
 from faceid_nb.models.family import check_conditions, pad_rows
 from faceid_nb.models.wan_vace import WanVACE
 from faceid_nb.training.data import PhotoCache, encode_sample, load_cache, save_cache
-from faceid_nb.training.loop import train
-from faceid_nb.training.stages import Stage, TrainConfig
+from faceid_nb.training.finetune import train
+from faceid_nb.training.stages import FlowTrainConfig, Stage
 from faceid_nb.world.tiny import random_pipeline
 from test_adapters import base_model
 
@@ -107,7 +107,7 @@ def test_a_toy_family_and_a_toy_adapter_go_all_the_way(tmp_path):
     "Cache, training, a kill, its resumption, files, sampling and an ablation: no other code knows them"
     model = ToyFamily()
     cache = load_cache(save_cache(tmp_path/'cache.safetensors', toy_cache(model)))
-    config = TrainConfig((Stage(6, {'toy': 1e-2}),), batch_size=2, checkpoint_every=2, warmup=0, shift=model.shift)
+    config = FlowTrainConfig(stages=(Stage(6, {'toy': 1e-2}),), batch_size=2, checkpoint_every=2, warmup=0, shift=model.shift)
 
     def run(folder, every=()):
         fresh = ToyFamily()
@@ -217,6 +217,9 @@ def test_the_sampler_drives_every_family(family):
     assert one.shape == x.shape and torch.isfinite(one).all()
     assert torch.allclose(sample(model, x, [Guide(bundle('')), Guide(bundle('a person'), 1.)], model.sigmas(3)), one, atol=1e-4)
     assert torch.equal(sample(model, x, [Guide(bundle('a person'))], model.sigmas(3), windows=[slice(0, x.shape[2])]), one)
+    seen = [slice(0, 3), slice(2, 5), slice(1, 5)]
+    long = torch.randn(1, 2, 5, 3, 2)
+    assert torch.allclose(windowed_velocity(lambda part, guides: part, long, [], seen), long), 'where windows overlap, their mean counts'
     steps = []
     def stop(step, latents):
         steps.append(step)

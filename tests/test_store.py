@@ -18,7 +18,7 @@ import faceid_nb.embeddings.work as work_module
 from conftest import QUICK
 from faceid_nb.app.cli import main
 from faceid_nb.app.phases import check_run, open_run
-from faceid_nb.app.store import claimed, do_step, finished, read_step
+from faceid_nb.app.store import claim_folder, run_phase, find_result, read_result
 from faceid_nb.core.errors import UserError
 from faceid_nb.core.files import file_sha256, read_json, write_json
 from faceid_nb.core.folders import files_below
@@ -113,7 +113,7 @@ def test_a_killed_training_leaves_the_old_one_and_goes_on(run, tmp_path, capsys)
         assert whole_already or contents(run/'train') == old and (run/'report.html').exists() and (run/'train.partial').is_dir()
         assert open_run(run).lora.rank != 8
     assert said(capsys, 'train', run, 'lora.rank=8')[0] == 0
-    assert read_step(run/'train', 'train').files == read_step(whole/'train', 'train').files
+    assert read_result(run/'train', 'train').files == read_result(whole/'train', 'train').files
     assert not (run/'train.partial').exists() and not list(run.rglob('.faceid_part.*'))
     assert not (run/'report.html').exists() and not (run/'summary.json').exists()
     assert open_run(run).lora.rank == 8
@@ -155,7 +155,7 @@ def work_of(tag, names):
 
 
 def do(run, tag, names, keep=True):
-    return do_step(run, 'train', tag, work_of(tag, names), keep=keep, skip=('checkpoints',), makes=('*.json',))
+    return run_phase(run, 'train', tag, work_of(tag, names), keep=keep, skip=('checkpoints',), makes=('*.json',))
 
 
 OLD, NEW = ('lora/a.json', 'old/deep/b.json', 'same.json', 'swap/x.json'), ('lora/a.json', 'new/c.json', 'same.json', 'swap')
@@ -165,7 +165,7 @@ FOREIGN = ('train/notes.txt', 'train/old/deep/mine.txt', 'train/.DS_Store', 'tra
 def prepared(run):
     "An old result among files of the user, shown at the top of the run folder"
     do(run, 'old', OLD)
-    do_step(run, 'evaluate', 'e', lambda place: write_json(place/'summary.json', 'old') and {})
+    run_phase(run, 'evaluate', 'e', lambda place: write_json(place/'summary.json', 'old') and {})
     shutil.copy(run/'evaluate'/'summary.json', run/'summary.json')
     for name in FOREIGN:
         (run/name).parent.mkdir(parents=True, exist_ok=True)
@@ -192,10 +192,10 @@ def test_a_kill_at_every_operation_ends_in_the_same_files(tmp_path, names, capsy
             with killed_at(n): do(run, 'new', names)
             dead = False
         except Killed:
-            started = (run/'train.partial'/'phase.json').exists() or read_step(run/'train', 'train').key == 'new'
+            started = (run/'train.partial'/'phase.json').exists() or read_result(run/'train', 'train').key == 'new'
             assert started or {name: data for name, data in settled(run).items() if name.startswith('train/lora')} == old
         do(run, 'new', names)
-        assert settled(run) == want and finished(run/'train', 'new'), n
+        assert settled(run) == want and find_result(run/'train', 'new'), n
         assert not any('.partial' in path.as_posix() for path in run.rglob('*')), n
         shutil.rmtree(run)
         n += 1
@@ -255,14 +255,14 @@ def test_what_is_known_to_be_in_the_way_is_refused_before_the_work(tmp_path):
     (tmp_path/'train').mkdir()
     (tmp_path/'train'/'notes.txt').write_text('mine')
     before = tree(tmp_path)
-    with pytest.raises(UserError, match='no run of ours'): do_step(tmp_path, 'train', 'k', calls.append)
+    with pytest.raises(UserError, match='no run of ours'): run_phase(tmp_path, 'train', 'k', calls.append)
     assert tree(tmp_path) == before
     (tmp_path/'train'/'notes.txt').unlink()
-    do_step(tmp_path, 'train', 'k', lambda place: write_json(place/'a.json', 1) and {})
+    run_phase(tmp_path, 'train', 'k', lambda place: write_json(place/'a.json', 1) and {})
     (tmp_path/'train'/'loss.png').write_text('mine')
-    with pytest.raises(UserError, match='in the way'): do_step(tmp_path, 'train', 'new', calls.append, makes=('loss.png',))
+    with pytest.raises(UserError, match='in the way'): run_phase(tmp_path, 'train', 'new', calls.append, makes=('loss.png',))
     (tmp_path/'embed').write_text('a file')
-    with pytest.raises(UserError, match='is a file'): do_step(tmp_path, 'embed', 'k', calls.append)
+    with pytest.raises(UserError, match='is a file'): run_phase(tmp_path, 'embed', 'k', calls.append)
     assert not calls
 
 
@@ -394,7 +394,7 @@ def test_everything_in_a_run_is_private(demo):
 
 def test_no_unfinished_work_is_left(demo):
     assert not [path for path in demo.rglob('*') if '.partial' in path.as_posix() or path.name.startswith('.')]
-    listed = {f'{name}/{file}' for name in ('curate', 'embed', 'train', 'generate', 'evaluate') for file in read_step(demo/name, name).all_files}
+    listed = {f'{name}/{file}' for name in ('curate', 'embed', 'train', 'generate', 'evaluate') for file in read_result(demo/name, name).all_files}
     assert listed >= {path.relative_to(demo).as_posix() for path in files_below(demo) if path.parent != demo and path.parts[len(demo.parts)] not in ('looks', 'input') and path.name != 'phase.json'}
 
 
@@ -425,7 +425,7 @@ def test_the_second_command_says_who_works_there(run, capsys, verb):
     with another_command(run) as first:
         err = refused(capsys, verb, run, 'lora.rank=8')
         assert f'process {first.pid}' in err and 'faceid train there' in err and tree(run.parent) == before
-    with claimed(run): pass  # a killed process holds nothing
+    with claim_folder(run): pass  # a killed process holds nothing
     assert tree(run.parent) == before
 
 
@@ -445,7 +445,7 @@ def test_a_stopped_command_leaves_no_lock(tmp_path):
             first.wait(20)
             limit = time.monotonic() + 10
             while first.poll() is None and time.monotonic() < limit: time.sleep(.01)
-            with claimed(tmp_path/'run'): pass
+            with claim_folder(tmp_path/'run'): pass
     assert not list(tmp_path.iterdir())
 
 

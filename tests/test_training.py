@@ -22,16 +22,16 @@ from faceid_nb.adapters.mapper import MapperConfig
 from faceid_nb.core import files
 from faceid_nb.core.errors import UserError
 from faceid_nb.core.stop import Stop
-from faceid_nb.training import loop
+from faceid_nb.training import finetune, loop
 from faceid_nb.training.checkpoint import LIST, TrainingState, list_checkpoints, load_checkpoint, save_checkpoint
 from faceid_nb.training.data import PhotoCache, Sample, draw_batch, load_cache, open_cache, save_cache, step_generator
-from faceid_nb.training.loop import train
-from faceid_nb.training.stages import Stage, TrainConfig
+from faceid_nb.training.finetune import train
+from faceid_nb.training.stages import FlowTrainConfig, Stage
 from toys import family_of, weights_of
 
 STAGES = (Stage(6, {'face': 2e-3, 'lora': 4e-3}), Stage(8, {'lora': 4e-3}))
 FACE_ALONE, LORA_ALONE = (Stage(6, {'face': 2e-3}),), (Stage(8, {'lora': 4e-3}),)
-CONFIG = TrainConfig(STAGES, batch_size=2, checkpoint_every=3)
+CONFIG = FlowTrainConfig(stages=STAGES, batch_size=2, checkpoint_every=3)
 
 
 def small_cache(clips=0):
@@ -108,11 +108,12 @@ def stop_in(function, call, number):
 
 @pytest.mark.skipif(os.name != 'posix', reason='signals to oneself')
 @pytest.mark.parametrize('number', SIGNALS)
-@pytest.mark.parametrize('place, call', [('draw_batch', 6), ('flow_loss', 6), ('_finite', 10), ('learning_rate', 10), ('_call', 5)])  # the one in step 5; a checkpoint draws too
+@pytest.mark.parametrize('place, call', [('draw_batch', 6), ('flow_loss', 6), ('_check_finite', 5), ('learning_rate', 5), ('_call', 5)])  # the one in step 5; a checkpoint draws too
 def test_a_stop_loses_no_finished_step(number, place, call, whole, tmp_path, monkeypatch):
     "In each part of a step: before its update the step is left out, after it the step is kept"
     with monkeypatch.context() as m:
-        m.setattr(loop, place, stop_in(getattr(loop, place), call, number))
+        where = finetune if place in ('draw_batch', 'flow_loss') else loop
+        m.setattr(where, place, stop_in(getattr(where, place), call, number))
         with pytest.raises(KeyboardInterrupt): go(tmp_path)
     again, _, _ = go(tmp_path)
     assert again.resumed_at == (5 if place == '_call' else 4) and again.losses == whole[1].losses
@@ -466,7 +467,7 @@ def test_weights_are_checked_after_the_last_step(spoil, tmp_path):
 @pytest.mark.parametrize('error', [MemoryError(), torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_too_little_memory_says_so(error, tmp_path, monkeypatch):
     def full(*args): raise error
-    monkeypatch.setattr(loop, 'flow_loss', full)
+    monkeypatch.setattr(finetune, 'flow_loss', full)
     with pytest.raises(UserError, match=r'Memory ran out in step 1.*training.batch_size \(it is 2\)') as said: go(tmp_path)
     assert '\n' not in str(said.value)
 

@@ -94,12 +94,12 @@ def test_every_configuration_checks_itself():
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
     "A folder of notes, a folder that is called photos, and a run that was made of it"
-    from faceid_nb.app.phases import note_run
+    from faceid_nb.app.phases import write_run
     home = tmp_path_factory.mktemp('values')
     for place in ('notes', 'me/photos', 'run/train/lora'): (home/place).mkdir(parents=True)
     (home/'notes/diary.txt').write_text('mine')
     (home/'me/photos/1.jpg').write_bytes(b'no photo')
-    note_run(open_recipe('tiny', {'inputs.photos': str(home/'me/photos')}), home/'run')
+    write_run(open_recipe('tiny', {'inputs.photos': str(home/'me/photos')}), home/'run')
     (home/'run/train/lora/pytorch_lora_weights.safetensors').write_bytes(b'a trained LoRA')
     return home
 

@@ -11,8 +11,7 @@ import faceid_nb.world.pretrain as world_pretrain
 from faceid_nb.core.files import read_json
 from faceid_nb.core.media import read_image, read_video
 from faceid_nb.world.people import lookalike, random_people
-from faceid_nb.adapters import population
-from faceid_nb.world.card import pretrain
+from faceid_nb.world.model_card import pretrain
 from faceid_nb.world.pretrain import TOY, caption_table
 from faceid_nb.world.scenes import PHOTO_KINDS, draw_pose, draw_scene, film, random_dance, random_scenes, take_photo, write_dances, write_subject
 
@@ -115,14 +114,14 @@ def test_a_subject_of_any_size_has_its_truncated_file(tmp_path):
 
 # ---- training from nothing
 
-SMALL = replace(TOY, clips=2, size=(64, 64), vae=replace(TOY.vae, save_every=1), denoiser=replace(TOY.denoiser, save_every=1), together=replace(TOY.together, save_every=1), likeness=replace(TOY.likeness, save_every=1))
+SMALL = replace(TOY, clips=2, size=(64, 64), vae=replace(TOY.vae, checkpoint_every=1), denoiser=replace(TOY.denoiser, checkpoint_every=1), together=replace(TOY.together, checkpoint_every=1), likeness=replace(TOY.likeness, checkpoint_every=1))
 
 
 def made(folder): return read_json(Path(folder)/'weights'/'card.json')['sha256']
 
 
 def test_pretraining_killed_in_four_stages_makes_the_same_weights(tmp_path, monkeypatch):
-    pretrain(tmp_path/'whole', SMALL, population=population)
+    pretrain(tmp_path/'whole', SMALL)
     for name in ('vae_loss', *['denoiser_loss']*3):  # the denoiser alone, together with its branch, with the faces judged
         real, calls = getattr(world_pretrain, name), []
         def fatal(*args, **named):
@@ -130,8 +129,8 @@ def test_pretraining_killed_in_four_stages_makes_the_same_weights(tmp_path, monk
             if len(calls) == 3: raise KeyboardInterrupt
             return real(*args, **named)
         monkeypatch.setattr(world_pretrain, name, fatal)
-        with pytest.raises(KeyboardInterrupt): pretrain(tmp_path/'killed', SMALL, population=population)
+        with pytest.raises(KeyboardInterrupt): pretrain(tmp_path/'killed', SMALL)
         monkeypatch.undo()
-    pretrain(tmp_path/'killed', SMALL, population=population)
+    pretrain(tmp_path/'killed', SMALL)
     assert made(tmp_path/'killed') == made(tmp_path/'whole')
-    assert not list((tmp_path/'killed').glob('*_checkpoint*'))
+    assert not list((tmp_path/'killed').rglob('checkpoints'))

@@ -24,7 +24,7 @@ from torch import Generator, Tensor, nn
 import torch
 
 from .adapter import take_over, unsound
-from ..core.errors import Count, Pattern, Positive, UserError, checked, configuration
+from ..core.errors import Count, Pattern, Positive, UserError, check_value, configuration
 from ..core.files import header_as, load_tensors, save_tensors
 from ..models.family import Conditions, Host
 
@@ -246,7 +246,7 @@ def _header(
         elif name == 'init_lora_weights' and not neutral[name] or name not in (*TRAINING, 'init_lora_weights') and value != neutral[name]:
             raise UserError(f'{where}: {key} is {value!r:.100}, which is not applied here. Use a LoRA that was trained '
                             'without it.')
-    return checked(LoraHeader, kept, where)
+    return check_value(LoraHeader, kept, where)
 
 # %% ../../nbs/3_adapters/33_lora.ipynb #a28fbd2d
 def read_lora(

@@ -21,7 +21,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from ..core.stop import leaving, stop_asked, stop_heard, stoppable
+from ..core.stop import exit_when_done, stop_asked, stop_heard, stoppable
 
 # %% ../../nbs/9_interfaces/92_cli.ipynb #cd330763
 def read_pairs(
@@ -155,14 +155,14 @@ def _recipe(asked):
 
 # %% ../../nbs/9_interfaces/92_cli.ipynb #88aa0002
 def _one_phase(asked):
-    from faceid_nb.app.recipes import run_place
-    from faceid_nb.app.results import PHASES, told
-    from faceid_nb.app.store import claimed
+    from faceid_nb.app.recipes import run_location
+    from faceid_nb.app.results import PHASES, phase_summary
+    from faceid_nb.app.store import claim_folder
     recipe = _recipe(asked)
-    folder = asked.run if asked.verb != 'curate' else run_place(recipe, asked.folder)
-    with claimed(folder):
+    folder = asked.run if asked.verb != 'curate' else run_location(recipe, asked.folder)
+    with claim_folder(folder):
         step = PHASES[asked.verb](recipe, folder)
-    print(told(step, folder))
+    print(phase_summary(step, folder))
 
 # %% ../../nbs/9_interfaces/92_cli.ipynb #d2d86678
 def _generate(asked):
@@ -172,24 +172,24 @@ def _generate(asked):
     print(run_clip(recipe, asked.run, asked.pose, asked.prompt or '', asked.face_scale, asked.lora, asked.out))
 
 def _run(asked):
-    from faceid_nb.app.recipes import run_place
+    from faceid_nb.app.recipes import run_location
     from faceid_nb.app.runs import run_notebooks
-    from faceid_nb.app.results import results
-    from faceid_nb.app.store import claimed
+    from faceid_nb.app.results import results_table
+    from faceid_nb.app.store import claim_folder
     recipe = _recipe(asked)
-    folder = run_place(recipe, asked.folder)
-    with claimed(folder):
+    folder = run_location(recipe, asked.folder)
+    with claim_folder(folder):
         run_notebooks(asked.recipe, read_pairs(asked.pairs), folder)
-    print(results(folder))
+    print(results_table(folder))
 
 def _demo(asked):
-    from faceid_nb.app.results import results, run_all
-    from faceid_nb.app.store import claimed
+    from faceid_nb.app.results import results_table, run_all
+    from faceid_nb.app.store import claim_folder
     folder = asked.folder or Path('runs/demo')
     recipe = _recipe(asked)
-    with claimed(folder):
+    with claim_folder(folder):
         run_all(recipe, folder)
-    print(results(folder))
+    print(results_table(folder))
 
 def _scan(asked):
     from faceid_nb.app.inputs import reference_face
@@ -235,8 +235,8 @@ def _forget(asked):
     print(unseen_text(known))
 
 def _compare(asked):
-    from faceid_nb.app.results import compare
-    print(compare(asked.folders))
+    from faceid_nb.app.results import comparison_table
+    print(comparison_table(asked.folders))
 
 def _recipes(asked):
     from faceid_nb.app.recipes import RECIPES, known_keys, named_recipe
@@ -329,7 +329,7 @@ def _command(asked):
     work, modules = WORK[asked.verb]
     for name in modules:
         import_module(name)
-    with leaving(None):
+    with exit_when_done(None):
         work(asked)
     if sys.stdout is not None:
         sys.stdout.flush()
@@ -339,7 +339,7 @@ def main(
 )->int:                               # Exit code: 0 done, 2 refused, 130 stopped, 141 nobody reads
     "Run the `faceid` command"
     own = arguments is None
-    with stoppable(), leaving(_leave if own else None):
+    with stoppable(), exit_when_done(_leave if own else None):
         with Door() as door:
             for stream in (sys.stdout, sys.stderr):
                 if isinstance(stream, io.TextIOWrapper):

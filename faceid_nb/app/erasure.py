@@ -22,7 +22,7 @@ from pathlib import Path
 from ..core.errors import UserError
 from ..core.files import write_atomic
 from .survey import MARKS, RunFolder, Survey, given_files, linked_folders, runs_of, survey
-from ..core.folders import Reader, plain
+from ..core.folders import JsonReader, printable
 from ..core.lock import locked
 from ..curation.scale import read_head
 
@@ -36,7 +36,7 @@ def _row(line):
 
 def read_rows(
     path:Path,         # A file that ends with .jsonl
-    reader:Reader,
+    reader:JsonReader,
 )->list[dict]|None:    # One dict a line; None when the file is no index of ours
     "Read the lines of an index of photos; a line that is no object is kept under the key `torn`"
     try:
@@ -142,7 +142,7 @@ def _nobody(seen, indexes, person):
     for path, (target, name) in linked_folders(seen).items():
         if person not in (name, path.name): continue
         there = f'and links are not followed. Run: faceid forget {person} --runs {target.parent}'
-        return UserError(plain(f'{path} is a link to {target}, ' + (there if target.is_dir() else 'which is gone.')))
+        return UserError(printable(f'{path} is a link to {target}, ' + (there if target.is_dir() else 'which is gone.')))
     known = {run.name for run in seen.runs if run.name}
     known |= {row['subject'] for rows in indexes.values() for row in rows if isinstance(row.get('subject'), str)}
     text = f'No person named {person!r} in {seen.root}/. '
@@ -153,7 +153,7 @@ def _nobody(seen, indexes, person):
         text += f' Not readable: {_several(list(seen.closed))}.'
     if seen.reader.warnings:
         text += f' Warnings: {_several(seen.reader.warnings, 3)}'
-    return UserError(plain(text))
+    return UserError(printable(text))
 
 # %% ../../nbs/8_app/82_erasure.ipynb #e5444e3c
 def _notes(seen, known, theirs, shared, partly):
@@ -255,13 +255,13 @@ def person_data_text(
     mine = {run.folder for run in known.runs}
     lines += [f'a copy: {path}' for path in known.files if mine.isdisjoint(path.parents)]
     lines += [f'{_of(n, "line")} of {path}' for path, n in known.rows.items()]
-    return '\n  '.join(plain(line) for line in [*lines, *known.notes])
+    return '\n  '.join(printable(line) for line in [*lines, *known.notes])
 
 def unseen_text(
     known:PersonData,
 )->str:              # Several lines
     "Describe what `forget` cannot see"
-    return '\n  '.join(['Not seen by forget:', *map(plain, known.unseen)])
+    return '\n  '.join(['Not seen by forget:', *map(printable, known.unseen)])
 
 # %% ../../nbs/8_app/82_erasure.ipynb #4302f446
 @dataclass(frozen=True)
@@ -311,7 +311,7 @@ def _remove_all(known, mend):
         try:
             _drop_rows(path, known)
         except OSError as error:
-            raise UserError(plain(f'{path} cannot be rewritten: {error.strerror}. {mend}.')) from error
+            raise UserError(printable(f'{path} cannot be rewritten: {error.strerror}. {mend}.')) from error
     for folder in sorted(known.folders, reverse=True):
         if folder.is_dir() and not any(os.scandir(folder)):
             folder.rmdir()
@@ -321,7 +321,7 @@ def _remove_all(known, mend):
         except OSError as error:
             done = f'{count} of {len(known.files)} files of {known.person!r} are removed'
             text = f'{done}, {path} cannot be: {error.strerror}. {mend}; it goes on from here.'
-            raise UserError(plain(text)) from error
+            raise UserError(printable(text)) from error
 
 def forget(
     known:PersonData,   # What to remove, from `find_person_data`
@@ -329,7 +329,7 @@ def forget(
     "Remove every file and line of a person; what cannot be removed is an error, and the same call goes on"
     mend = 'Put that right and give the same command again'
     for path, why in known.closed.items():
-        raise UserError(plain(f'{path} cannot be read ({why}), so nothing was removed. {mend}.'))
+        raise UserError(printable(f'{path} cannot be read ({why}), so nothing was removed. {mend}.'))
     with ExitStack() as alone:
         for run in known.runs:
             alone.enter_context(locked(run.folder, f'faceid forget {known.person}'))
@@ -338,5 +338,5 @@ def forget(
     if left.files or left.rows or left.runs:
         found = f'{_of(left.files, "file")}, {_of(left.rows, "index line")} and {_of(left.runs, "run folder")}'
         text = f'{found} of {known.person!r} are still there. Stop other commands that work in {known.root}. {mend}.'
-        raise UserError(plain(text))
+        raise UserError(printable(text))
     return left

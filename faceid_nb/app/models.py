@@ -6,8 +6,8 @@ Open the model of a recipe and its adapters, and check before any work that they
 
 # %% auto #0
 __all__ = ['ABLATIONS', 'recipe_folder', 'open_model', 'lora_targets', 'attach_adapters', 'load_adapters', 'pack_files',
-           'check_noted', 'face_finder', 'model_hashes', 'pack_hashes', 'check_model', 'training_bytes', 'check_branch',
-           'check_device', 'check_machine']
+           'check_recorded_packs', 'face_finder', 'model_hashes', 'pack_hashes', 'check_model', 'training_bytes',
+           'check_branch', 'check_device', 'check_machine']
 
 # %% ../../nbs/8_app/85_models.ipynb #f398d5c2
 import json
@@ -27,9 +27,9 @@ from ..adapters.adapter import Adapter
 from ..adapters.branch import HEADER, load_branch
 from ..adapters.lora import attach_lora, open_lora
 from ..adapters.mapper import MapperConfig
-from ..adapters.population import start_branch
-from .recipes import Recipe, branch_place, is_shipped_pack, model_place, pack_home, pack_place
-from ..core.errors import UserError, checked
+from ..adapters.pretrained import start_branch
+from .recipes import Recipe, branch_location, is_shipped_pack, model_location, find_pack, pack_location
+from ..core.errors import UserError, check_value
 from ..curation.faces import FaceFinder
 from ..curation.packs import check_pack, open_faces, open_opencv, opencv_files
 from ..embeddings.work import model_sha
@@ -50,7 +50,7 @@ def recipe_folder(
     recipe:Recipe,
 )->Path:            # A diffusers folder
     "Find the model of a recipe on this disk"
-    return model_folder(model_place(recipe), recipe.model.revision, recipe.model.gigabytes)
+    return model_folder(model_location(recipe), recipe.model.revision, recipe.model.gigabytes)
 
 def open_model(
     recipe:Recipe,
@@ -59,7 +59,7 @@ def open_model(
     source = recipe.model
     with redirect_stderr(StringIO()):  # the loading bars of two libraries
         pipe = open_pipeline(
-            model_place(recipe), getattr(torch, source.dtype), source.device, source.revision, source.gigabytes
+            model_location(recipe), getattr(torch, source.dtype), source.device, source.revision, source.gigabytes
         )
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
@@ -82,7 +82,7 @@ def attach_adapters(
 )->dict[str, Adapter]:
     "Attach the adapters that a training starts with"
     host = model.hosts[0]
-    start = branch_place(recipe)
+    start = branch_location(recipe)
     face = start_branch(host, recipe.mapper, torch.Generator().manual_seed(seed), start)
     settings = replace(recipe.lora, targets=lora_targets(recipe))
     return {'face': face, 'lora': attach_lora(host, settings, torch.Generator().manual_seed(seed + 1))}
@@ -102,10 +102,10 @@ def pack_files(
     recipe:Recipe,
 )->list[Path]:      # ONNX files, in one folder
     "List the files of the face models of a recipe"
-    if recipe.pack.kind == 'insightface': return sorted(pack_home(recipe).glob('*.onnx'))
-    return [*opencv_files(pack_place(recipe)[0])]
+    if recipe.pack.kind == 'insightface': return sorted(find_pack(recipe).glob('*.onnx'))
+    return [*opencv_files(pack_location(recipe)[0])]
 
-def check_noted(
+def check_recorded_packs(
     recipe:Recipe,
     noted:Mapping[str, str],  # File -> sha256, when the photos were curated
 ):
@@ -118,15 +118,15 @@ def face_finder(
 )->FaceFinder:      # Ready to find, on the CPU
     "Open the face models of a recipe"
     sides = tuple((side, side) for side in recipe.pack.det_sides)
-    if recipe.pack.kind == 'opencv': return open_opencv(pack_home(recipe), sides)
-    return open_faces(*pack_place(recipe), sides)
+    if recipe.pack.kind == 'opencv': return open_opencv(find_pack(recipe), sides)
+    return open_faces(*pack_location(recipe), sides)
 
 # %% ../../nbs/8_app/85_models.ipynb #0e987f49
 def model_hashes(
     recipe:Recipe,
 )->dict[str, str]:   # Name -> sha256
     "Hash the models, the face branch that training starts from, and the face pack"
-    start = [branch_place(recipe)] if recipe.model.face_branch else []
+    start = [branch_location(recipe)] if recipe.model.face_branch else []
     files = [*sorted(recipe_folder(recipe).rglob('*.safetensors')), *start, *pack_files(recipe)]
     return {f'{path.parent.name}/{path.name}': model_sha(path) for path in files}
 
@@ -171,7 +171,7 @@ def _header_of(text, path):
         header = json.loads(text)
     except ValueError as error:
         raise UserError(f'{path} has a damaged header ({error}). Copy or fetch it again.') from error
-    return checked(dict[str, Any], checked(dict[str, Any], header, str(path)).get('config'), f'{path}: config')
+    return check_value(dict[str, Any], check_value(dict[str, Any], header, str(path)).get('config'), f'{path}: config')
 
 def check_branch(
     path:Path,            # A file of `save_branch`

@@ -7,8 +7,8 @@ summary, and `run_all`."""
 
 # %% auto #0
 __all__ = ['LOOKED', 'ALL', 'PHASES', 'trained_model', 'plan_generate', 'run_generate', 'run_clip', 'read_clips', 'photo_cards',
-           'about_photos', 'stranger_scores', 'summary_of', 'facts_of', 'wanted_points', 'measure', 'plan_evaluate',
-           'show_results', 'run_evaluate', 'run_all', 'told', 'results', 'compare']
+           'advice_html', 'impostor_scores', 'summary_of', 'facts_of', 'true_points', 'measure', 'plan_evaluate',
+           'show_results', 'run_evaluate', 'run_all', 'phase_summary', 'results_table', 'comparison_table']
 
 # %% ../../nbs/8_app/87_results.ipynb #d33d8009
 import os
@@ -27,12 +27,12 @@ from ..adapters.adapter import Adapters
 from ..adapters.lora import open_lora
 from .inputs import Dance, find_dances, find_photos
 from .models import ABLATIONS, load_adapters, model_hashes, open_model
-from .phases import PLANS, do_phases, generate_key, run_curate, run_embed, run_train, working
-from .recipes import Recipe, branch_place, known_keys
+from .phases import PLANS, run_phases, generate_key, run_curate, run_embed, run_train, working
+from .recipes import Recipe, branch_location, known_keys
 from .models import face_finder
-from .store import Step, read_step, shown
-from ..embeddings.work import ORDER, RESULTS, Plan, Summary, person, write_clip
-from ..core.errors import UserError, checked
+from .store import PhaseResult, read_result, top_level_files
+from ..embeddings.work import ORDER, RESULTS, PhasePlan, Summary, person, write_clip
+from ..core.errors import UserError, check_value
 from ..core.files import (config_hash, load_tensors, make_private, package_versions, read_json, read_json_as,
                                   write_atomic, write_json)
 from ..core.folders import is_as_written, keep_aside
@@ -62,9 +62,9 @@ def trained_model(
 
 def plan_generate(
     recipe:Recipe,
-    folder:Path,     # Run folder, trained
-    before:Step,     # Training
-)->Plan:
+    folder:Path,         # Run folder, trained
+    before:PhaseResult,  # Training
+)->PhasePlan:
     "Plan the clips; result: clips"
     dances = find_dances(recipe, folder)
     clips = [f'{one.name}/{dance.name}.mp4' for one in ABLATIONS for dance in dances]
@@ -92,15 +92,15 @@ def plan_generate(
             show_clip({'the dance': poses[dances[0].name]} | first, title=dances[0].prompt), place / 'clips.png', 80
         )
         return {'clips': clips}
-    return Plan(generate_key(recipe, dances, before), work, ('clips.png', *map(escape, clips)), keep=True)
+    return PhasePlan(generate_key(recipe, dances, before), work, ('clips.png', *map(escape, clips)), keep=True)
 
 def run_generate(
     recipe:Recipe,
-    folder:Path,     # Run folder
-)->Step:             # result: clips
+    folder:Path,  # Run folder
+)->PhaseResult:   # result: clips
     "Generate every dance in four ablations: base, mapper, LoRA, both"
     with working(recipe, folder, 'generate') as folder:
-        return [*do_phases(recipe, folder, 'generate', PLANS | {'generate': plan_generate})][-1]
+        return [*run_phases(recipe, folder, 'generate', PLANS | {'generate': plan_generate})][-1]
 
 # %% ../../nbs/8_app/87_results.ipynb #e70bc49e
 def run_clip(
@@ -119,7 +119,7 @@ def run_clip(
         dance = read_pose(pose, recipe.size, recipe.num_frames)
         if lora is not None:
             open_lora(open_model(recipe).hosts[0], lora)
-        list(do_phases(recipe, folder, 'train', PLANS))
+        list(run_phases(recipe, folder, 'train', PLANS))
         model, adapters = trained_model(recipe, folder, lora)
         words = (prompt or recipe.prompt).replace('{trigger}', recipe.trigger)
         frames = generate(model, dance, words, sampling, adapters, person(folder))
@@ -173,18 +173,18 @@ LOOKED = {
     'map.png': 'Everybody in the folder',
 }
 
-def about_photos(
+def advice_html(
     folder:Path,           # Run folder, curated
 )->str:                    # HTML
     "Say what the photos lack, and show the pictures that curation drew of them"
     path = Path(folder)/'curate'/'coach.json'
-    advice = checked(list[str], read_json_as(path, dict[str, Any]).get('sentences'), f'{path}: sentences')
+    advice = check_value(list[str], read_json_as(path, dict[str, Any]).get('sentences'), f'{path}: sentences')
     pictures = {words: picture_uri(read_image(path.with_name(name))) for name, words in LOOKED.items()}
     cards = [f'<details class=card><summary>{words}</summary><img alt="{words}" style="max-width:100%" src="{uri}"></details>' for words, uri in pictures.items()]
     return f'<p class=note>For a better likeness: {html_escape(" ".join(advice))}</p>{"".join(cards)}'
 
 # %% ../../nbs/8_app/87_results.ipynb #96f27bc7
-def stranger_scores(
+def impostor_scores(
     folder:Path,           # Run folder, embedded
     gallery:np.ndarray,    # (N, D) unit rows, the held-out photos
 )->FrameScores:
@@ -225,7 +225,7 @@ def facts_of(
     }
 
 # %% ../../nbs/8_app/87_results.ipynb #2508cb2d
-def wanted_points(
+def true_points(
     dance:Dance,
     frames:int,        # F
 )->np.ndarray:         # (F, 5, 2) pixels, NaN where nobody knows
@@ -245,7 +245,7 @@ def measure(
     )
     tracks = {one: {name: track_faces(faces, frames) for name, frames in by.items()} for one, by in clips.items()}
     scores = {one: {name: score_track(track, gallery) for name, track in by.items()} for one, by in tracks.items()}
-    real, stranger = real_ceiling(gallery), stranger_scores(folder, gallery)
+    real, stranger = real_ceiling(gallery), impostor_scores(folder, gallery)
     rows = {one: summarise(list(by.values())) for one, by in scores.items()} | {
         'real': summarise(real),
         'stranger': summarise(stranger),
@@ -254,7 +254,7 @@ def measure(
         rows['stranger']['frames'] = 0
     motion = {
         one: summarise_motion(
-            [by[d.name] for d in dances], [wanted_points(d, recipe.num_frames) for d in dances], recipe.size[1]
+            [by[d.name] for d in dances], [true_points(d, recipe.num_frames) for d in dances], recipe.size[1]
         )
         for one, by in tracks.items()
     }
@@ -269,8 +269,8 @@ def measure(
         recipe.sampling.fps,
         motion=motion,
         facts=facts_of(recipe),
-        about_photos=about_photos(folder),
-        began_with=start.name if (start := branch_place(recipe)) else '',
+        about_photos=advice_html(folder),
+        began_with=start.name if (start := branch_location(recipe)) else '',
     )
     read_video(write_report(place, data)['video'])  # fails when the disk was full
     for name in poses:
@@ -288,16 +288,16 @@ def measure(
 # %% ../../nbs/8_app/87_results.ipynb #9c9d326f
 def plan_evaluate(
     recipe:Recipe,
-    folder:Path,     # Run folder, generated
-    before:Step,     # The clips
-)->Plan:
+    folder:Path,         # Run folder, generated
+    before:PhaseResult,  # The clips
+)->PhasePlan:
     "Plan the evaluation; result: what `summary.json` says of the identity"
-    steps = {name: read_step(folder/name, name) for name in ORDER[:4]}
+    steps = {name: read_result(folder/name, name) for name in ORDER[:4]}
     def work(place):
         start = time.perf_counter()
         rows = measure(recipe, folder, place)
         # drawing the inputs counts as curation
-        drawn = sum(read_step(mark.parent, mark.parent.name).seconds for mark in (folder/'input').glob('*/phase.json'))
+        drawn = sum(read_result(mark.parent, mark.parent.name).seconds for mark in (folder/'input').glob('*/phase.json'))
         seconds = {name: step.seconds for name, step in steps.items()}
         seconds |= {'curate': seconds['curate'] + drawn, 'evaluate': time.perf_counter() - start}
         summary = summary_of(recipe, {name: steps['curate'].result[name] for name in ('given', 'kept')}, rows, seconds)
@@ -305,7 +305,7 @@ def plan_evaluate(
         return summary['identity']
     grids = [escape(f'{dance.name}.mp4') for dance in find_dances(recipe, folder)]
     key = config_hash([before.key, before.files, steps['embed'].files, recipe.subject])
-    return Plan(key, work, ('summary.json', 'scores.json', 'report.html', 'grid.png', 'grid.mp4', *grids))
+    return PhasePlan(key, work, ('summary.json', 'scores.json', 'report.html', 'grid.png', 'grid.mp4', *grids))
 
 ALL = PLANS | {'generate': plan_generate, 'evaluate': plan_evaluate}
 
@@ -313,7 +313,7 @@ def show_results(
     folder:Path,     # Run folder, evaluated
 ):
     "Copy what people look for first to the top of the run folder, the summary last; what somebody else put there is kept aside"
-    for name, sha in reversed(shown(folder).items()):
+    for name, sha in reversed(top_level_files(folder).items()):
         if is_as_written(folder/name, sha): continue
         if os.path.lexists(folder/name):
             keep_aside(folder/name)
@@ -321,11 +321,11 @@ def show_results(
 
 def run_evaluate(
     recipe:Recipe,
-    folder:Path,     # Run folder
-)->Step:             # result: what `summary.json` says of the identity
+    folder:Path,  # Run folder
+)->PhaseResult:   # result: what `summary.json` says of the identity
     "Score the likeness of every frame, between a stranger and the real photos; write the summary and the report"
     with working(recipe, folder, 'evaluate') as folder:
-        step = [*do_phases(recipe, folder, 'evaluate', ALL)][-1]
+        step = [*run_phases(recipe, folder, 'evaluate', ALL)][-1]
         show_results(folder)
         return step
 
@@ -345,21 +345,21 @@ def run_all(
 )->dict:                                 # The summary
     "Turn photos and dances into clips, a report and numbers"
     with working(recipe, folder, 'evaluate') as folder:
-        steps = do_phases(recipe, folder, 'evaluate', ALL)
+        steps = run_phases(recipe, folder, 'evaluate', ALL)
         for name in ORDER:
             tell(f'{name} ...')
-            tell(told(next(steps), folder))
+            tell(phase_summary(next(steps), folder))
         show_results(folder)
         return read_json(folder/'summary.json')
 
 # %% ../../nbs/8_app/87_results.ipynb #39f2a775
-def told(
-    step:Step,       # A finished phase
-    folder:Path,     # Run folder
-)->str:              # One or more lines
+def phase_summary(
+    step:PhaseResult,  # A finished phase
+    folder:Path,       # Run folder
+)->str:                # One or more lines
     "Say what a person wants to know about a finished phase"
     place, took = Path(folder)/step.name, f'{step.seconds:.1f} s'
-    r = checked(RESULTS[step.name], step.result, f'{place/"phase.json"}: result')
+    r = check_value(RESULTS[step.name], step.result, f'{place/"phase.json"}: result')
     if step.name == 'curate':
         bad = [f'  {p.file}: {p.reason}, {p.text}' for p in load_manifest(place).photos if p.status == 'rejected']
         return '\n'.join(
@@ -376,19 +376,19 @@ def told(
     if step.name == 'generate': return f'{len(r.clips)} clips in {place} ({took})'
     return f'likeness {r["base"].mean:z.2f} before, {r["full"].mean:z.2f} after ({took})'
 
-def results(
+def results_table(
     folder:Path,     # Run folder, evaluated
 )->str:
     "Format the final table of a run"
     summary, scores = read_json_as(Path(folder)/'summary.json', Summary), Path(folder)/'evaluate'/'scores.json'
-    rows = checked(
+    rows = check_value(
         dict[str, dict[str, float | int | None]], read_json_as(scores, dict[str, Any]).get('rows'), f'{scores}: rows'
     )
     seconds = ', '.join(f'{name} {value:.0f} s' for name, value in summary.seconds.items())
     return f'\n{format_table(rows)}\n\n{seconds}\nreport: {Path(folder)/"report.html"}'
 
 # %% ../../nbs/8_app/87_results.ipynb #9410670c
-def compare(
+def comparison_table(
     folders:list[Path],  # Run folders; those that were not evaluated are named below the table, UserError when there is no other
 )->str:
     "Format the mean likeness of several runs, a row each, with the mean, the lowest and the highest of all rows"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.files import ASIDE
-from ..core.folders import Reader, walk
+from ..core.folders import JsonReader, walk
 
 # %% ../../nbs/8_app/80_survey.ipynb #ebfd6b51
 MARKS = ('phase.json', 'started.json')  # Of a step, as the store writes them
@@ -81,7 +81,7 @@ NAMERS = ('run.json', *(f'{place}manifest.json' for place in CURATED),
 def person_of(
     folder:Path,            # Run folder
     kinds:dict[str, str],   # Path inside it -> what it is, see `walk`
-    reader:Reader,
+    reader:JsonReader,
 )->tuple[str|None, Path|None]:  # The name, and the file that says it; None when no file does
     "Read whom a run folder is about from the first file that says it; `run.json` comes first"
     said = {}
@@ -163,7 +163,7 @@ def _outside(folder, kinds, reader):
 def read_run(
     folder:Path,            # Run folder
     kinds:dict[str, str],   # Path inside it -> what it is, see `walk`
-    reader:Reader,
+    reader:JsonReader,
 )->RunFolder:
     "Read what a run folder says of itself; no name in it is followed that leads out of it"
     name, says = person_of(folder, kinds, reader)
@@ -185,16 +185,16 @@ RUN = re.compile(rf'(?P<run>.*?)/(run\.json|(input/)?[^/]+/({MARK})|curate(\.par
 class Survey:
     "Everything below a folder"
     root:Path
-    kinds:dict[Path, str]    # Path -> what it is, see `walk`
-    runs:tuple               # `RunFolder`s
-    closed:dict[Path, str]   # Folder that could not be read -> why
-    reader:Reader            # Its `warnings` say what could not be read, and which names lead elsewhere
+    kinds:dict[Path, str]   # Path -> what it is, see `walk`
+    runs:tuple              # `RunFolder`s
+    closed:dict[Path, str]  # Folder that could not be read -> why
+    reader:JsonReader       # Its `warnings` say what could not be read, and which names lead elsewhere
 
 def survey(
     root:Path,      # Folder that holds run folders, at any depth
 )->Survey:
     "Look through a whole folder and read every run in it; no link is entered, and one malformed file hides no other"
-    closed, reader, inner = {}, Reader(), defaultdict(dict)
+    closed, reader, inner = {}, JsonReader(), defaultdict(dict)
     found = list(walk(root, closed))
     runs = {match['run'] for path, _ in found if (match := RUN.fullmatch(path))}
     top = os.fspath(root).rstrip('/')
@@ -259,5 +259,5 @@ def linked_folders(
         target = Path(os.path.realpath(path))
         if path.exists() and (not target.is_dir() or f'{target}/'.startswith(f'{real}/')): continue
         kinds = {rel: 'file' for rel in NAMERS if (target/rel).is_file()}
-        found[path] = (target, person_of(target, kinds, Reader())[0])
+        found[path] = (target, person_of(target, kinds, JsonReader())[0])
     return found

@@ -10,7 +10,7 @@ Every other exception is a bug and keeps its traceback."""
 # %% auto #0
 __all__ = ['configuration', 'Natural', 'Count', 'Share', 'Positive', 'NotNegative', 'Rate', 'Shift', 'Fraction', 'Decay',
            'Cosine', 'Seed', 'MUST', 'Pattern', 'PlainName', 'StoredName', 'Hash', 'FrameCount', 'MEMORY', 'UserError',
-           'explain', 'checked', 'checked_mapping', 'out_of_memory']
+           'explain', 'check_value', 'check_mapping', 'out_of_memory']
 
 # %% ../../nbs/0_core/00_errors.ipynb #96b43370
 import re
@@ -117,7 +117,7 @@ Hash = Annotated[str, AfterValidator(_hexadecimal)]             # Up to 64 digit
 FrameCount = Annotated[Count, AfterValidator(_chained)]         # Frames of a clip, 4k+1
 
 # %% ../../nbs/0_core/00_errors.ipynb #ba1f13c5
-def checked(
+def check_value(
     kind:Any,        # An annotation or a pydantic dataclass
     value:object,    # What came, from a file or a command line
     name:str,        # How to call it in an error: a key, or a file
@@ -131,7 +131,7 @@ def checked(
         raise UserError(f'{name}: {explained}' if has_keys else f'{name} {explained.strip()}') from None
 
 # %% ../../nbs/0_core/00_errors.ipynb #c9af02ae
-def checked_mapping(
+def check_mapping(
     value:object,    # What a JSON file held
     name:str,        # The file
 )->Mapping:          # The same

@@ -30,7 +30,7 @@ from torch import Tensor
 import psutil
 import torch
 
-from .errors import UserError, checked
+from .errors import UserError, check_value
 
 # %% ../../nbs/0_core/01_files.ipynb #dca30ff5
 def _flush(
@@ -135,7 +135,7 @@ def read_json_as(
     kind:Any,  # What it must hold: an annotation or a pydantic dataclass
 )->Any:        # Its content, of that kind
     "Read a JSON file and check its shape; an error names the file and the key"
-    return checked(kind, read_json(path), str(path))
+    return check_value(kind, read_json(path), str(path))
 
 # %% ../../nbs/0_core/01_files.ipynb #4de7e474
 def inside(
@@ -249,7 +249,7 @@ def header_as(
     except (ValueError, RecursionError) as error:
         raise UserError(f'{where} is not JSON ({str(error)[:300]}). '
                         'The file was edited or comes from another program: make it again.') from error
-    return checked(kind, value, where)
+    return check_value(kind, value, where)
 
 
 # %% ../../nbs/0_core/01_files.ipynb #a01fe5b8

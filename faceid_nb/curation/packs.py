@@ -7,8 +7,8 @@ Nothing is ever downloaded: if a pack is missing, the error says what to fetch, 
 
 # %% auto #0
 __all__ = ['INSIGHTFACE', 'RESEARCH', 'FREE', 'ANNOUNCED', 'ONNX', 'FILES', 'PERMISSIVE', 'DOUBTED', 'pack_folder',
-           'pack_licence', 'announce', 'hushed', 'check_pack', 'open_faces', 'opencv_files', 'YuNet', 'SFace',
-           'Networks', 'open_opencv']
+           'pack_licence', 'announce_licence', 'silence_insightface', 'check_pack', 'open_faces', 'opencv_files',
+           'YuNet', 'SFace', 'Networks', 'open_opencv']
 
 # %% ../../nbs/1_curation/17_packs.ipynb #8c9fd6c6
 import contextlib
@@ -61,7 +61,7 @@ def pack_licence(
     return 'not stated; ask the owner, and write the answer into a file LICENSE beside it'
 
 # %% ../../nbs/1_curation/17_packs.ipynb #e0e4e994
-def announce(
+def announce_licence(
     name:str,     # Name of a pack
     licence:str,  # What its owner allows
 ):
@@ -71,7 +71,7 @@ def announce(
     print(f'Licence of the face pack {name}: {licence}', file=sys.stderr)
 
 # %% ../../nbs/1_curation/17_packs.ipynb #10bcc673
-def hushed():
+def silence_insightface():
     "Hide what insightface prints"
     return contextlib.redirect_stdout(io.StringIO())
 
@@ -184,7 +184,7 @@ def open_faces(
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised, so they need not be printed as well
     sizes = [(int(h), int(w)) for h, w in ([det_size] if isinstance(det_size[0], int) else det_size)]
-    with hushed():
+    with silence_insightface():
         app = _open(folder, options)
         if 'recognition' not in app.models:
             raise UserError(f'{folder} holds no face recogniser (an ONNX file with one square input of at least '
@@ -193,7 +193,7 @@ def open_faces(
         _try_recogniser(app.models['recognition'])
         app.prepare(ctx_id=-1, det_thresh=det_score, det_size=[(w, h) for h, w in sizes])
     licence = licence or pack_licence(folder)
-    announce(name, licence)
+    announce_licence(name, licence)
     return FaceFinder(app, {f.name: file_sha256(f) for f in files}, sizes, licence, sure, hint)
 
 # %% ../../nbs/1_curation/17_packs.ipynb #1ff28bf3
@@ -289,6 +289,6 @@ def open_opencv(
         why = str(error).strip().splitlines()[0][:120]
         raise ValueError(f'OpenCV {cv2.__version__} cannot open the networks in {folder} ({why}). '
                          'To repair it, fetch both files again.') from error
-    announce('of OpenCV', licence)
+    announce_licence('of OpenCV', licence)
     hashes = {f.name: file_sha256(f) for f in files}
     return FaceFinder(networks, hashes, [tuple(size) for size in det_size], licence, sure, hint=0.)

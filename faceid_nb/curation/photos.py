@@ -7,9 +7,9 @@ Each picture is decoded in a separate process with limited memory and time, so t
 
 # %% auto #0
 __all__ = ['UNUSUAL', 'TURNS', 'BROKEN', 'NOT_OPENED', 'ALIKE', 'SHRINK', 'MOST', 'WEB', 'CAMERA', 'IDLE', 'THIN', 'LONG',
-           'LARGE', 'Photo', 'eight_bits', 'to_srgb', 'as_rgb', 'orientation', 'pixels_allowed', 'shrunk',
-           'open_picture', 'remarks', 'coarseness', 'decode', 'Limits', 'confine', 'serve', 'Decoder', 'borrow',
-           'read_photo', 'signature', 'signed', 'bits_apart']
+           'LARGE', 'Photo', 'eight_bits', 'to_srgb', 'as_rgb', 'orientation', 'pixels_allowed', 'limit_size',
+           'open_picture', 'list_oddities', 'coarseness', 'decode', 'Limits', 'limit_process', 'serve', 'Decoder',
+           'borrow_decoder', 'read_photo', 'signature', 'signature_and_thumb', 'bits_apart']
 
 # %% ../../nbs/1_curation/11_photos.ipynb #bc802d93
 import hashlib
@@ -145,7 +145,7 @@ def pixels_allowed(
     "Return how many pixels a file may claim; a JPEG may claim more, because it can be shrunk while it is decoded"
     return max_pixels*max(SHRINK)**2 if sniff(data[:16]) == 'JPEG' else max_pixels
 
-def shrunk(
+def limit_size(
     picture:Image.Image, # Opened, not decoded
     max_pixels:int,      # Largest picture decoded
 )->tuple:                # A note when it will be decoded smaller than it is
@@ -186,7 +186,7 @@ def open_picture(
     return picture
 
 # %% ../../nbs/1_curation/11_photos.ipynb #f45ff583
-def remarks(
+def list_oddities(
     picture:Image.Image, # Opened by Pillow
     name:str,            # The file's name
 )->tuple:                # Sentences, often none
@@ -224,7 +224,7 @@ def decode(
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # Pillow's remarks on odd EXIF and large pictures: both are judged here
             with open_picture(data, name, max_pixels) as picture:
-                notes = remarks(picture, name) + shrunk(picture, max_pixels)
+                notes = list_oddities(picture, name) + limit_size(picture, max_pixels)
                 coarse = coarseness(picture)
                 picture.load()
                 way = orientation(picture)
@@ -258,7 +258,7 @@ class Limits:
     clock:int = 120              # Wall-clock seconds for one photo; generous, the machine may be busy
 
 # %% ../../nbs/1_curation/11_photos.ipynb #585b0e99
-def confine(memory:int, seconds:int):
+def limit_process(memory:int, seconds:int):
     "Limit the additional memory (bytes) and processor time (seconds) of this process, where the system supports it"
     try:
         import resource
@@ -284,7 +284,7 @@ def serve():
         data = source.read(asked['n_bytes'])
         # Pillow refuses pictures above twice this number, including pictures inside pictures
         Image.MAX_IMAGE_PIXELS = pixels_allowed(data, asked['max_pixels'])/2
-        confine(asked['memory'], asked['seconds'])
+        limit_process(asked['memory'], asked['seconds'])
         try:
             image, notes = decode(data, asked['name'], asked['max_pixels'])
             answer = {'shape': [image.height, image.width, 3], 'notes': notes, 'coarse': image.info.get('coarse', 0.)}
@@ -366,7 +366,7 @@ class Decoder:
 IDLE = []  # Idle `Decoder`s
 
 # %% ../../nbs/1_curation/11_photos.ipynb #f90f22ff
-def borrow(limits:Limits)->Decoder:  # For one photo; goes back to `IDLE`
+def borrow_decoder(limits:Limits)->Decoder:  # For one photo; goes back to `IDLE`
     "Return an idle decoder of this process with these limits, or start a new one"
     while IDLE:
         decoder = IDLE.pop()
@@ -385,7 +385,7 @@ def read_photo(
 )->Photo:                       # Decoded; raises `Unreadable` when it cannot be
     "Decode one photo completely in a separate process and compute the hash of its bytes"
     path = Path(path)
-    data, decoder = read_bytes(path, limits.n_bytes), borrow(limits)
+    data, decoder = read_bytes(path, limits.n_bytes), borrow_decoder(limits)
     try:
         image, notes, coarse = decoder.decode(data, path.name, max_pixels)
     finally:
@@ -412,12 +412,12 @@ def signature(
 # %% ../../nbs/1_curation/11_photos.ipynb #4b472f0f
 LARGE = 16_000_000  # Pixels above which a picture is made smaller before anything else, strip by strip
 
-def signed(
+def signature_and_thumb(
     image:np.ndarray, # uint8 RGB (H, W, 3)
 )->tuple:             # Its signature, and a thumbnail of at most 160 pixels
     "Compute the signature and the thumbnail of a photo"
-    from faceid_nb.core.media import fit_within, reduced  # imports torch, which decoding processes do not need
-    small = reduced(image, 4) if image.shape[0]*image.shape[1] > LARGE else image
+    from faceid_nb.core.media import fit_within, downscale  # imports torch, which decoding processes do not need
+    small = downscale(image, 4) if image.shape[0]*image.shape[1] > LARGE else image
     return signature(small), fit_within(small, (160, 160))
 
 # %% ../../nbs/1_curation/11_photos.ipynb #7ea2110b

@@ -6,7 +6,7 @@ Do the work of a phase with its models and files, without recipes: read a run fo
 
 # %% auto #0
 __all__ = ['ORDER', 'OWN', 'RESULTS', 'POINTS', 'RunFile', 'read_run', 'read_by_hand', 'check_links', 'content_of',
-           'photo_contents', 'photo_words', 'model_sha', 'was_moved', 'Plan', 'Curated', 'Embedded', 'Trained',
+           'photo_contents', 'photo_words', 'model_sha', 'was_moved', 'PhasePlan', 'Curated', 'Embedded', 'Trained',
            'Generated', 'Likeness', 'Summary', 'CurateTask', 'curate_into', 'check_rows', 'check_faces', 'single_face',
            'album_faces', 'rejected_faces', 'embed_into', 'person', 'draw_losses', 'write_clip', 'picture_of']
 
@@ -29,8 +29,8 @@ from ..core.folders import files_below
 from ..core.media import read_text, read_video, write_video
 from ..core.plot import plot_curve, save_figure
 from ..core.split import SPLITS, SplitConfig
-from ..curation.cache import KeptLooks
-from ..curation.coach import coach, coach_figure, map_figure, similarity_matrix
+from ..curation.cache import FeatureCache
+from ..curation.dataset_advice import dataset_advice, advice_figure, map_figure, similarity_matrix
 from ..curation.crop import CropConfig
 from ..curation.faces import FaceFinder
 from ..curation.manifest import PICTURES, Manifest, curate, load_manifest
@@ -124,7 +124,7 @@ def was_moved(
 
 # %% ../../nbs/2_embeddings/23_work.ipynb #0015580e
 @dataclass(frozen=True)
-class Plan:
+class PhasePlan:
     "Describe a phase to do"
     key:str                       # Hash of everything that the result depends on
     work:Callable[[Path], dict]   # Fills the folder it is given, returns the numbers to hand on
@@ -203,20 +203,20 @@ class CurateTask:
 
 def curate_into(
     task:CurateTask,
-    place:Path,         # Gets manifest, crops, pictures and `coach.json`
-    looks:Path,         # Cache of the measurements of each photo, inside the run folder
+    place:Path,         # Gets manifest, crops, pictures and `dataset_advice.json`
+    all_features:Path,  # Cache of the measurements of each photo, inside the run folder
 )->dict:                # given, kept, reasons, advice
     "Curate a folder, and draw every picture of the result"
     advice = []
-    def draw_coach(looks, verdicts):
-        advice.append(coach(looks, verdicts))
-        return coach_figure(advice[0])
+    def draw_coach(all_features, verdicts):
+        advice.append(dataset_advice(all_features, verdicts))
+        return advice_figure(advice[0])
     pictures = PICTURES | {'similarity.png': similarity_matrix, 'coach.png': draw_coach,
-                           'map.png': lambda looks, verdicts: map_figure(advice[0].faces)}
-    with KeptLooks(looks) as look:
+                           'map.png': lambda all_features, verdicts: map_figure(advice[0].faces)}
+    with FeatureCache(all_features) as features:
         manifest = curate(
             task.photos, task.faces, task.config, place, task.crop, task.subject, task.reference, task.by_hand,
-            photo_words(task.photos), sys.stderr.isatty(), look, task.split, pictures=pictures)
+            photo_words(task.photos), sys.stderr.isatty(), features, task.split, pictures=pictures)
     write_json(place/'coach.json', {'sentences': advice[0].sentences, 'ceiling': asdict(advice[0].ceiling)})
     return {'given': len(manifest.photos), 'kept': len(manifest.kept()),
             'reasons': manifest.reasons(), 'advice': list(advice[0].sentences)}

@@ -20,7 +20,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
-from ..core.errors import UserError, checked, out_of_memory
+from ..core.errors import UserError, check_value, out_of_memory
 from ..core.files import read_json_as
 
 # %% ../../nbs/2_models/26_wan_folder.ipynb #cb14fb4f
@@ -218,6 +218,6 @@ def model_width(
     path = folder/'transformer'/'config.json'
     sizes = read_json_as(path, ANYTHING)
     heads, each = (
-        checked(int, sizes.get(key), f'{path}: {key}') for key in ('num_attention_heads', 'attention_head_dim')
+        check_value(int, sizes.get(key), f'{path}: {key}') for key in ('num_attention_heads', 'attention_head_dim')
     )
     return heads*each

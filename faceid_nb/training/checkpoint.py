@@ -54,11 +54,13 @@ def set_random_state(
 class TrainingState:
     "Hold all that the next step depends on"
     def __init__(self,
-        params:dict[str,nn.Parameter],   # Name to weight, in the optimiser's order
-        optimizer:torch.optim.Optimizer, # Over exactly these weights
-        decay:float=.99,                 # Of the averaged weights
+        params:dict[str,nn.Parameter],       # Name to weight, in the optimiser's order
+        optimizer:torch.optim.Optimizer,     # Over exactly these weights
+        decay:float=.99,                     # Of the averaged weights
+        buffers:dict[str,Tensor]|None=None,  # Other numbers that change in a step, such as means of a batch norm
     ):
         self.params, self.optimizer, self.decay = params, optimizer, decay
+        self.buffers = buffers or {}
         self.ema = {n: p.detach().clone() for n, p in params.items()}
         self.step, self.seen, self.losses = 0, 0, []
         self.whole, self.chance = True, random_state()
@@ -95,16 +97,17 @@ class TrainingState:
     @contextmanager
     def averaged(self)->Iterator[None]:
         "Put the averaged weights into the model inside a `with` block, and the others back afterwards"
-        now = {n: p.detach().clone() for n, p in self.params.items()}
+        changed = [*self.params.values(), *self.buffers.values()]
+        before = [tensor.detach().clone() for tensor in changed]
         try:
             self.apply_ema(list(self.params))
             yield
         finally:
             with torch.no_grad(), held():
-                for n, p in self.params.items():
-                    p.copy_(now[n])
+                for tensor, old in zip(changed, before):
+                    tensor.copy_(old)
 
-    def state_dict(self)->dict[str,Tensor]: # param.*, ema.*, adam.*, rng.*, losses, step, seen
+    def state_dict(self)->dict[str,Tensor]: # param.*, ema.*, adam.*, buffer.*, rng.*, losses, step, seen
         "Give everything as named tensors"
         return _state_tensors(self)
 
@@ -127,6 +130,7 @@ def _state_tensors(state):
         f'ema.{n}': t for n, t in state.ema.items()
     }
     tensors |= {f'adam.{n}.{key}': t for n, kept in _memory(state).items() for key, t in kept.items()}
+    tensors |= {f'buffer.{n}': t.detach() for n, t in state.buffers.items()}
     losses = torch.tensor(state.losses, dtype=torch.float64)
     return (
         tensors
@@ -135,20 +139,30 @@ def _state_tensors(state):
     )
 
 # %% ../../nbs/4_training/43_checkpoint.ipynb #5c21aa03
-MEMORY = {'step', 'exp_avg', 'exp_avg_sq'}  # What AdamW remembers of each weight
+MEMORY = ('step', 'exp_avg', 'exp_avg_sq')  # What AdamW remembers of each weight
+
+def _memory_keys(
+    state:TrainingState,
+)->dict[str,tuple[str, ...]]: # Weight -> the names of its tensors
+    "List what the optimiser remembers of each weight; a group that remembers less says so under `memory`"
+    names = {id(weight): name for name, weight in state.params.items()}
+    groups = state.optimizer.param_groups
+    return {names[id(weight)]: group.get('memory', MEMORY) for group in groups for weight in group['params']}
 
 def _expected(
     state:TrainingState,
     tensors:dict[str,Tensor], # What was read
 )->dict[str,tuple]:           # Name -> shape and type
     "List what a checkpoint of this training holds"
-    wanted = {}
+    wanted = {f'buffer.{name}': (tensor.shape, tensor.dtype) for name, tensor in state.buffers.items()}
+    memory = _memory_keys(state)
     for name, p in state.params.items():
         wanted |= {f'param.{name}': (p.shape, p.dtype), f'ema.{name}': (p.shape, p.dtype)}
-        if any(f'adam.{name}.{key}' in tensors for key in MEMORY):  # a weight that was never trained has none
-            wanted |= {f'adam.{name}.{key}': (p.shape, p.dtype) for key in MEMORY - {'step'}} | {
-                f'adam.{name}.step': (torch.Size([]), torch.float32)
-            }
+        keys = memory[name]
+        if not any(f'adam.{name}.{key}' in tensors for key in keys): continue  # it was never trained
+        for key in keys:
+            shape, dtype = (torch.Size([]), torch.float32) if key == 'step' else (p.shape, p.dtype)
+            wanted[f'adam.{name}.{key}'] = (shape, dtype)
     wanted |= {name: (torch.Size([]), torch.int64) for name in ('step', 'seen')}
     step = (
         int(tensors['step'])
@@ -191,8 +205,13 @@ def _load_tensors(state, tensors):
     for key, p in state.params.items():
         p.copy_(tensors[f'param.{key}'])
         state.ema[key].copy_(tensors[f'ema.{key}'])
-    trained = [(i, key) for i, key in enumerate(state.params) if f'adam.{key}.step' in tensors]
-    memory = {i: {part: tensors[f'adam.{key}.{part}'] for part in MEMORY} for i, key in trained}
+    for key, buffer in state.buffers.items():
+        buffer.copy_(tensors[f'buffer.{key}'])
+    memory = {}
+    keys = _memory_keys(state)
+    for i, name in enumerate(state.params):
+        if f'adam.{name}.exp_avg' in tensors:
+            memory[i] = {key: tensors[f'adam.{name}.{key}'] for key in keys[name]}
     state.optimizer.load_state_dict({'state': memory, 'param_groups': state.optimizer.state_dict()['param_groups']})
     set_random_state(tensors)
     state.chance = random_state()

@@ -22,7 +22,7 @@ import torch
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Generator, Tensor
 
-from ..core.errors import Count, StoredName, UserError, checked, configuration
+from ..core.errors import Count, StoredName, UserError, check_value, configuration
 from ..core.files import header_as, inside, load_tensors, save_tensors
 from ..core.media import read_image, to_tensor
 from ..curation.manifest import Box
@@ -116,7 +116,7 @@ def photo_cache(
 )->PhotoCache:              # On the CPU
     "Encode the crops of the train photos"
     name = str(Path(folder)/'manifest.json')
-    photos = checked(tuple[TrainPhoto, ...], checked(dict[str, Any], manifest, name).get('photos'), f'{name}: photos')
+    photos = check_value(tuple[TrainPhoto, ...], check_value(dict[str, Any], manifest, name).get('photos'), f'{name}: photos')
     crops = [crop for photo in photos if photo.split == 'train' for crop in photo.crops]
     if not crops:
         raise UserError(
@@ -248,6 +248,13 @@ class Batch:
         "Move the batch to where the model is"
         moved = {name: tensor.to(device, dtype if name in names else None) for name, tensor in self.conditions.items()}
         return Batch(self.latents.to(device), self.mask.to(device), moved, self.names)
+
+    def part(self,
+        rows:slice,  # Which samples
+    )->'Batch':
+        "Take some samples of the batch, as one of several processes does"
+        conditions = {name: tensor[rows] for name, tensor in self.conditions.items()}
+        return Batch(self.latents[rows], self.mask[rows], conditions, self.names[rows])
 
 # %% ../../nbs/4_training/41_data.ipynb #116b3633
 def _identities(

@@ -7,8 +7,8 @@ The results are clips, pose clips, and a folder of photos like that of a phone, 
 
 # %% auto #0
 __all__ = ['RANGES', 'COLOURS', 'PLACES', 'SHOTS', 'LIMBS', 'LIMB_COLOURS', 'ROWS', 'PHOTO_KINDS', 'BAD', 'random_dance', 'Scene',
-           'random_scenes', 'draw_place', 'draw_scene', 'draw_pose', 'swift', 'Painters', 'take_photo', 'film',
-           'write_subject', 'write_dances']
+           'random_scenes', 'draw_place', 'draw_scene', 'draw_pose', 'compile_painter', 'Painters', 'take_photo',
+           'film', 'write_subject', 'write_dances']
 
 # %% ../../nbs/7_world/73_scenes.ipynb #b9559587
 from collections.abc import Callable
@@ -235,7 +235,7 @@ def draw_pose(
 # %% ../../nbs/7_world/73_scenes.ipynb #2212da13
 ROWS = 272   # Frames that a compiled painter takes at once: 16 clips of 17, 30 of 9, 272 photos
 
-def swift(
+def compile_painter(
     draw:Callable,   # `draw_scene` or `draw_pose`
     device:str,      # On `cuda` it is compiled for chunks of `ROWS` frames; elsewhere it stays as it is
 )->Callable:         # The same function, faster
@@ -261,7 +261,7 @@ class Painters:
     def on(cls, device):
         "Compile the painters on `cuda`; take them as they are elsewhere"
         person = torch.compile(draw_person, dynamic=False) if device == 'cuda' else draw_person
-        return cls(swift(draw_scene, device), swift(draw_pose, device), person)
+        return cls(compile_painter(draw_scene, device), compile_painter(draw_pose, device), person)
 
 # %% ../../nbs/7_world/73_scenes.ipynb #95f941aa
 PHOTO_KINDS = dict(single=None, group='multi_face', distant='distant', blurred='blurry', dark=None, profile=None,

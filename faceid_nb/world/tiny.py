@@ -9,7 +9,7 @@ It also holds the face networks and a way to run the video autoencoder on whole 
 __all__ = ['WEIGHTS', 'SIZE', 'NUM_FRAMES', 'FPS', 'WORDS', 'TIME_HALVED', 'STRIDES', 'ANCHORS', 'as_shipped', 'tiny_model_path',
            'tiny_branch', 'tiny_pack', 'tiny_tokenizer', 'tiny_transformer', 'tiny_vae', 'tiny_text_encoder',
            'random_pipeline', 'TextRows', 'Residual', 'Recogniser', 'Detector', 'store_half', 'whole_clip',
-           'encode_whole', 'decode_whole', 'there_and_back', 'pixel_loss', 'graphed', 'orthogonal', 'Muon']
+           'encode_whole', 'decode_whole', 'reconstruct', 'pixel_loss', 'compile_step', 'orthogonal', 'Muon']
 
 # %% ../../nbs/7_world/75_tiny.ipynb #2b2af035
 from collections.abc import Callable
@@ -33,7 +33,7 @@ from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from ..core.errors import UserError, checked
+from ..core.errors import UserError, check_value
 from ..core.files import file_sha256, read_json_as
 
 
@@ -50,7 +50,7 @@ def as_shipped(
 )->Path:         # `path`
     "Refuse shipped weights that are not those of the card"
     card = read_json_as(WEIGHTS/'card.json', dict[str, Any])
-    noted = checked(dict[str, str], card.get('sha256'), f'{WEIGHTS/"card.json"}, sha256')
+    noted = check_value(dict[str, str], card.get('sha256'), f'{WEIGHTS/"card.json"}, sha256')
     names = [name for name in noted if WEIGHTS/name == path or path in (WEIGHTS/name).parents]
     wrong = [path] if not names else []
     for name in names:
@@ -281,7 +281,7 @@ def decode_whole(
     return _unpatches(vae.decoder(vae.post_quant_conv(latents), first_chunk=True), vae.config.patch_size)
 
 # %% ../../nbs/7_world/75_tiny.ipynb #39e9611b
-def there_and_back(
+def reconstruct(
     vae:AutoencoderKLWan,  # The autoencoder, inside `whole_clip`
     video:torch.Tensor,    # Clips in [-1,1] (B, 3, F, H, W)
     noise:torch.Tensor,    # Standard normal (B, C, f, h, w)
@@ -299,7 +299,7 @@ def pixel_loss(
     noise:torch.Tensor,   # Standard normal (B, C, f, h, w)
 )->tuple[torch.Tensor, torch.Tensor]: # Loss, scalar; what came back (B, 3, F, H, W)
     "Compute L1 on pixels and on their differences in space and time, plus a small KL term"
-    mean, log_var, out = there_and_back(vae, video, noise)
+    mean, log_var, out = reconstruct(vae, video, noise)
     error = out - video
     loss = (error.abs()*weight).mean() + .5*(error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean())
     if video.shape[2] > 1:
@@ -307,7 +307,7 @@ def pixel_loss(
     return loss + 5e-4*(.5*(mean**2 + log_var.exp() - 1 - log_var)).mean(), out
 
 # %% ../../nbs/7_world/75_tiny.ipynb #ed6d6af9
-def graphed(
+def compile_step(
     function:Callable, # Of modules and tensors of fixed shapes
     device:str,        # On `cuda` it is compiled and replayed as one CUDA graph; elsewhere it stays as it is
 )->Callable:           # The same function
@@ -334,22 +334,40 @@ def orthogonal(
         x = 3.4445*x + (-4.775*square + 2.0315*square @ square) @ x
     return (x.mT if tall else x).to(matrices.dtype)
 
-class Muon(torch.optim.Optimizer):
-    "Optimiser for matrices with orthogonalised momentum; matrices of one shape are handled together"
-    def __init__(self, params, lr, weight_decay=0., momentum=.95):
-        super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
+class Muon(torch.optim.AdamW):
+    "AdamW, but the group named `matrices` takes orthogonalised momentum; its matrices of one shape are handled together"
+    def __init__(self, groups, momentum=.95, **settings):
+        super().__init__(groups, **settings)
+        self.momentum = momentum
+        for group in self.param_groups:
+            if group.get('name') == 'matrices':
+                group['memory'] = ('step', 'exp_avg')  # what is remembered of each matrix
 
     @torch.no_grad()
-    def step(self):
-        group, shapes = self.param_groups[0], {}
+    def step(self, closure=None):
+        groups = self.param_groups
+        others = [group for group in groups if 'memory' not in group]
+        try:
+            self.param_groups = others
+            super().step()
+        finally:
+            self.param_groups = groups
+        for group in groups:
+            if 'memory' in group:
+                self._step_matrices(group)
+
+    def _step_matrices(self, group):
+        shapes = {}
         for p in group['params']:
             if p.grad is not None:
                 shapes.setdefault(p.shape, []).append(p)
         for shape, params in shapes.items():
             for p in params:
                 self.state[p].setdefault('exp_avg', torch.zeros_like(p))
+                self.state[p].setdefault('step', torch.zeros(()))
+                self.state[p]['step'] += 1
             grads, means = [p.grad for p in params], [self.state[p]['exp_avg'] for p in params]
-            torch._foreach_lerp_(means, grads, 1 - group['momentum'])
-            move = orthogonal(torch.stack(grads).lerp(torch.stack(means), group['momentum']))*(.2*max(shape)**.5)
+            torch._foreach_lerp_(means, grads, 1 - self.momentum)
+            move = orthogonal(torch.stack(grads).lerp(torch.stack(means), self.momentum))*(.2*max(shape)**.5)
             torch._foreach_mul_(params, 1 - group['lr']*group['weight_decay'])
             torch._foreach_add_(params, list(move.unbind()), alpha=-group['lr'])

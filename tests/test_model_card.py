@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from faceid_nb.core.files import file_sha256, read_json
-from faceid_nb.world.card import BARS, Exam, exam_detector, exam_recogniser, held, open_pack
+from faceid_nb.world.model_card import BARS, Exam, exam_detector, exam_recogniser, check_bars, open_pack
 from faceid_nb.world.tiny import WEIGHTS
 
 
@@ -31,7 +31,7 @@ def test_the_card_says_how_the_weights_were_made(card):
 
 
 def test_the_card_reports_every_bar_and_never_a_better_one(card):
-    rows = held(card['figures'])
+    rows = check_bars(card['figures'])
     assert [r[0] for r in rows] == list(BARS)
     assert {name for name, _, _, good in rows if not good} == set(card.get('short', [])), 'a figure that falls short is named in the card, and only such a figure'
 
