@@ -27,7 +27,7 @@ from faceid_nb.curation.packs import silence_insightface, open_faces
 from faceid_nb.curation.folder import list_photos
 from faceid_nb.curation.photos import Unreadable, read_photo
 from faceid_nb.curation.select import CurationConfig, extract_features
-from faceid_nb.world.tiny import tiny_pack
+from faceid_nb.world.shipped import tiny_pack
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = CurationConfig(same_person=.4)

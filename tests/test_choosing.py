@@ -21,7 +21,7 @@ from faceid_nb.curation.photos import read_photo
 from faceid_nb.curation.select import CurationConfig, REASONS, AmbiguousSubject, same_moment_pairs, calibrate, calibrate_folder, share_interval, judge, extract_features, competing_face, find_subject
 from faceid_nb.world.people import random_people
 from faceid_nb.world.scenes import draw_scene, random_scenes, take_photo, write_subject
-from faceid_nb.world.tiny import tiny_pack
+from faceid_nb.world.shipped import tiny_pack
 
 TINY, REAL = CurationConfig(same_person=.6), CurationConfig(same_person=.40)
 

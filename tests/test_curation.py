@@ -227,7 +227,7 @@ def test_of_copies_the_detailed_one_stays(folder):
 def test_planted_bad_photos_of_the_embedded_world(tmp_path, seed):
     import torch
     from faceid_nb.world.scenes import write_subject
-    from faceid_nb.world.tiny import tiny_pack
+    from faceid_nb.world.shipped import tiny_pack
     truth = write_subject(tmp_path/'photos', torch.Generator().manual_seed(seed))
     faces = open_faces(*tiny_pack(), det_size=((192, 192), (640, 640)))
     manifest = curate(tmp_path/'photos', faces, CONFIG, tmp_path/'out', CropConfig((192, 128)), progress=False)

@@ -16,7 +16,7 @@ from faceid_nb.curation.packs import announce_licence, open_faces, open_opencv, 
 from faceid_nb.curation.folder import list_photos
 from faceid_nb.curation.photos import read_photo
 from faceid_nb.curation.select import CurationConfig, PhotoFeatures, calibrate, extract_features
-from faceid_nb.world.tiny import tiny_pack
+from faceid_nb.world.shipped import tiny_pack
 
 MEASURED = CurationConfig(same_person=.40)
 

@@ -22,10 +22,10 @@ from faceid_nb.curation.manifest import Crop, Manifest, Record, read_crop, save_
 from faceid_nb.curation.select import CurationConfig, extract_features
 from faceid_nb.embeddings.encoders import embed_photo
 from faceid_nb.models.wan_folder import open_pipeline
-from faceid_nb.world import tiny
+from faceid_nb.world import shipped
 from faceid_nb.world.people import random_people
 from faceid_nb.world.scenes import film, random_dance, take_photo
-from faceid_nb.world.tiny import tiny_pack
+from faceid_nb.world.shipped import tiny_pack
 
 SIZE = (192, 128)
 QUICK = ['inputs.n_dances=1', 'training.steps_a=2', 'training.steps_b=1', 'sampling.steps=1']
@@ -185,14 +185,14 @@ def test_full_disk(tmp_path):
 @pytest.mark.parametrize('file', ['face_branch_tiny.safetensors', 'faces/models/tiny/recogniser.onnx', 'wan_vace_tiny/vae/diffusion_pytorch_model.safetensors', 'wan_vace_tiny/transformer/config.json'])
 def test_shipped_weights_with_a_flipped_bit_are_refused(tmp_path, monkeypatch, file):
     "A bit in the weights breaks no format; only the card knows"
-    monkeypatch.setattr(tiny, 'WEIGHTS', shutil.copytree(tiny.WEIGHTS, tmp_path/'weights'))
-    for find in (tiny.tiny_branch, tiny.tiny_pack, tiny.tiny_model_path): find()
+    monkeypatch.setattr(shipped, 'WEIGHTS', shutil.copytree(shipped.WEIGHTS, tmp_path/'weights'))
+    for find in (shipped.tiny_branch, shipped.tiny_pack, shipped.tiny_model_path): find()
     damaged = tmp_path/'weights'/file
     data = bytearray(damaged.read_bytes())
     data[len(data)//2] ^= 1
     damaged.write_bytes(data)
     refused = []
-    for find in (tiny.tiny_branch, tiny.tiny_pack, tiny.tiny_model_path):
+    for find in (shipped.tiny_branch, shipped.tiny_pack, shipped.tiny_model_path):
         try: find()
         except UserError as error: refused.append(str(error))
     assert len(refused) == 1 and str(damaged) in refused[0]
@@ -200,7 +200,7 @@ def test_shipped_weights_with_a_flipped_bit_are_refused(tmp_path, monkeypatch, f
 
 def test_an_embedding_that_is_not_finite_is_named_with_its_photo(tmp_path, monkeypatch):
     path = next(photos(tmp_path/'photos', 1, 1).glob('*.jpg'))
-    faces, config = open_faces(*tiny.tiny_pack(), ((192, 192), (640, 640))), CurationConfig(same_person=.5)
+    faces, config = open_faces(*shipped.tiny_pack(), ((192, 192), (640, 640))), CurationConfig(same_person=.5)
     seen = extract_features(path, path.parent, faces, config)
     monkeypatch.setattr(faces, '_vector', lambda face: np.full(512, np.nan, np.float32))
     with pytest.raises(UserError, match=f'{path.name}.*recogniser.onnx answers NaN'): extract_features(path, path.parent, faces, config)
@@ -212,7 +212,7 @@ def test_an_embedding_that_is_not_finite_is_named_with_its_photo(tmp_path, monke
 def test_a_model_too_large_for_the_memory_is_told_as_that(monkeypatch, error):
     def no_room(*args, **settings): raise error
     monkeypatch.setattr(WanVACEPipeline, 'from_pretrained', no_room)
-    with pytest.raises(UserError, match='memory ran out') as told: open_pipeline(tiny.tiny_model_path())
+    with pytest.raises(UserError, match='memory ran out') as told: open_pipeline(shipped.tiny_model_path())
     assert 'again' not in str(told.value) and '\n' not in str(told.value)
 
 

@@ -50,7 +50,7 @@ if __name__ == '__main__':
     from faceid_nb.inference.pose import read_pose
     from faceid_nb.training.checkpoint import load_checkpoint, save_checkpoint
     from faceid_nb.training.data import PhotoCache, Sample, load_cache, save_cache
-    from faceid_nb.world.tiny import tiny_model_path, tiny_pack
+    from faceid_nb.world.shipped import tiny_model_path, tiny_pack
     from test_adapters import base_model
 
     TRIED = Counter()

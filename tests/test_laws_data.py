@@ -26,7 +26,7 @@ from faceid_nb.embeddings.encoders import embed_photo
 from faceid_nb.embeddings.identity import MODES, combine, load_identity, make_identity, save_identity
 from faceid_nb.world.people import random_people
 from faceid_nb.world.scenes import take_photo
-from faceid_nb.world.tiny import tiny_pack
+from faceid_nb.world.shipped import tiny_pack
 
 
 def tree(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob('*') if p.is_file()}

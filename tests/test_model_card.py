@@ -5,7 +5,7 @@ import pytest
 
 from faceid_nb.core.files import file_sha256, read_json
 from faceid_nb.world.model_card import BARS, Exam, exam_detector, exam_recogniser, check_bars, open_pack
-from faceid_nb.world.tiny import WEIGHTS
+from faceid_nb.world.shipped import WEIGHTS
 
 
 @pytest.fixture(scope='module')

@@ -27,7 +27,7 @@ from faceid_nb.curation.select import CurationConfig, judge, extract_features
 from faceid_nb.inference.pose import list_poses, read_pose
 from faceid_nb.world.people import random_people
 from faceid_nb.world.scenes import take_photo
-from faceid_nb.world.tiny import tiny_pack
+from faceid_nb.world.shipped import tiny_pack
 
 SIZE = (64, 48)
 CONFIG = CurationConfig(same_person=.6)
@@ -367,7 +367,7 @@ def test_large_photos_need_little_memory(tmp_path):
         picture.save(tmp_path/f'{i}.jpg', quality=70 + i, progressive=i == 1)
     script = f'''import threading, time, psutil, tempfile; from pathlib import Path
 from faceid_nb.curation.cache import FeatureCache; from faceid_nb.curation.packs import open_faces; from faceid_nb.curation.folder import list_photos
-from faceid_nb.curation.select import CurationConfig; from faceid_nb.world.tiny import tiny_pack
+from faceid_nb.curation.select import CurationConfig; from faceid_nb.world.shipped import tiny_pack
 def peak(pid): return [int(l.split()[1]) for l in open(f'/proc/{{pid}}/status') if l.startswith('VmHWM')][0]
 faces, album, most, done = open_faces(*tiny_pack(), det_size=(640, 640)), Path({str(tmp_path)!r}), [0], threading.Event()
 def watch():

@@ -18,7 +18,7 @@ from faceid_nb.curation.scale import LARGEST, find_person, judge_folders, extrac
 from faceid_nb.curation.select import CurationConfig, extract_features
 from faceid_nb.world.people import random_people
 from faceid_nb.world.scenes import take_photo
-from faceid_nb.world.tiny import tiny_pack
+from faceid_nb.world.shipped import tiny_pack
 
 CONFIG = CurationConfig(same_person=.6, min_photos=2)
 NEEDS_RAY = pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason='Ray is an extra: pip install "faceid_nb[scale]"')
@@ -95,7 +95,7 @@ def test_killed_and_still_byte_equal(album, done, tmp_path, workers):
     script = f'''
 from functools import partial; from pathlib import Path
 from faceid_nb.curation.packs import open_faces; from faceid_nb.curation.scale import extract_many
-from faceid_nb.curation.select import CurationConfig; from faceid_nb.world.tiny import tiny_pack
+from faceid_nb.curation.select import CurationConfig; from faceid_nb.world.shipped import tiny_pack
 extract_many(Path({str(album)!r}), Path({str(tmp_path/'out')!r}), partial(open_faces, *tiny_pack(), det_size=((192, 192),)), CurationConfig(same_person=.6, min_photos=2), {workers}, 4, False)'''
     work = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', script])
     limit = time.monotonic() + 120

@@ -50,7 +50,7 @@ def test_wheel_holds_nothing_else(wheel):
 
 
 def test_installed_package_finds_its_models(installed, tmp_path):
-    code = 'import faceid_nb; from faceid_nb.world.tiny import tiny_model_path; p = tiny_model_path(); assert (p/"model_index.json").is_file(), p; print(faceid_nb.__file__)'
+    code = 'import faceid_nb; from faceid_nb.world.shipped import tiny_model_path; p = tiny_model_path(); assert (p/"model_index.json").is_file(), p; print(faceid_nb.__file__)'
     done = run([sys.executable, '-c', code], installed, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert Path(done.stdout.strip()).is_relative_to(installed)

@@ -12,13 +12,10 @@ __all__ = ['ADAPTER', 'FILE', 'SETTINGS', 'ATTENTION', 'TRUNK', 'Rank', 'Alpha',
 # %% ../../nbs/3_adapters/33_lora.ipynb #7e2d4e25
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 import json
 import re
 
-from peft import LoraConfig, get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import get_pattern_key
 from pydantic import AfterValidator, Field, Strict
 from torch import Generator, Tensor, nn
 import torch
@@ -27,6 +24,9 @@ from .adapter import take_over, unsound
 from ..core.errors import Count, Pattern, Positive, UserError, check_value, configuration
 from ..core.files import header_as, load_tensors, save_tensors
 from ..models.family import Conditions, Host
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 # %% ../../nbs/3_adapters/33_lora.ipynb #6c630b0b
 ADAPTER = 'face'                              # The name under which peft keeps our LoRA
@@ -69,7 +69,7 @@ def lora_parameters(
 
 def _attach(
     transformer:nn.Module,  # A diffusers transformer, without our LoRA
-    config:LoraConfig,      # Sizes, strengths and places, for peft
+    config:'LoraConfig',    # Sizes, strengths and places, for peft
 ):
     "Put an adapter of peft in place, its weights float32; what else needs a gradient stays as it is"
     needed = {n: p.requires_grad for n, p in transformer.named_parameters()}
@@ -89,6 +89,7 @@ def add_lora(
     if lora_parameters(transformer):
         raise ValueError('This transformer has our LoRA already. Take it away with remove_lora first.')
     names = matching(transformer, settings.targets)
+    from peft import LoraConfig
     _attach(transformer, LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=[*names]))
     for name, parameter in lora_parameters(transformer).items():
         if '.lora_A.' in name:
@@ -97,6 +98,7 @@ def add_lora(
 
 # %% ../../nbs/3_adapters/33_lora.ipynb #6d280967
 def _layers(transformer):
+    from peft.tuners.tuners_utils import BaseTunerLayer
     return [m for m in transformer.modules() if isinstance(m, BaseTunerLayer) and ADAPTER in m.scaling]
 
 def set_lora_scale(
@@ -114,6 +116,7 @@ def lora_state(
     transformer:nn.Module, # With our LoRA
 )->dict[str,Tensor]:       # Name in the diffusers format to weight
     "Name the weights of the LoRA as a file holds them"
+    from peft import get_peft_model_state_dict
     return {f'transformer.{n}': t for n, t in get_peft_model_state_dict(transformer, adapter_name=ADAPTER).items()}
 
 def save_lora(
@@ -233,6 +236,7 @@ def _header(
         other = {f'^{re.escape(layer)}': rank for layer, rank in ranks.items() if rank != most}
         return LoraHeader(most, most, other, other)
     said = header_as(words, SETTINGS, dict[str, Any], file)
+    from peft import LoraConfig
     neutral = LoraConfig().to_dict() | {
         'init_lora_weights': said.get(f'{prefix}init_lora_weights') in (True, False, 'gaussian')
     }
@@ -250,10 +254,12 @@ def _header(
 
 # %% ../../nbs/3_adapters/33_lora.ipynb #a28fbd2d
 def read_lora(
-    file:Path,             # A safetensors file in the diffusers format
-    transformer:nn.Module, # The model it shall fit; nothing in it changes
-)->tuple[LoraConfig, dict[str,Tensor]]: # For peft; name without prefix to weight
+    file:Path,                             # A safetensors file in the diffusers format
+    transformer:nn.Module,                 # The model it shall fit; nothing in it changes
+)->tuple['LoraConfig', dict[str,Tensor]]:  # For peft; name without prefix to weight
     "Read a LoRA file and check all of it against the model"
+    from peft import LoraConfig
+    from peft.utils.other import get_pattern_key
     tensors, words = load_tensors(file)
     state, prefix = _plain_names(tensors, file)
     ranks = _ranks(state, file, matching(transformer, r'.+'))
@@ -276,9 +282,9 @@ def read_lora(
 # %% ../../nbs/3_adapters/33_lora.ipynb #82e022b0
 @torch.no_grad()
 def _replace(
-    transformer:nn.Module,    # A diffusers transformer, with our LoRA or without
-    config:LoraConfig,        # Of the LoRA that shall be there
-    state:dict[str,Tensor],   # Its weights
+    transformer:nn.Module,   # A diffusers transformer, with our LoRA or without
+    config:'LoraConfig',     # Of the LoRA that shall be there
+    state:dict[str,Tensor],  # Its weights
 ):
     "Put a LoRA where ours was"
     if 'peft_config' in vars(transformer):
@@ -292,6 +298,7 @@ def load_lora(
     file:Path,             # A safetensors file in the diffusers format, or its folder
 ):
     "Load the LoRA of a file, at scale 1; after an error the transformer is as it was"
+    from peft import get_peft_model_state_dict
     config, state = read_lora(Path(file)/FILE if Path(file).is_dir() else Path(file), transformer)
     layers, done = _layers(transformer), False
     scalings = [layer.scaling[ADAPTER] for layer in layers]

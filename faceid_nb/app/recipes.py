@@ -348,7 +348,7 @@ def model_location(
     recipe:Recipe,
 )->Path|str:       # Folder or repository
     "Say where the Wan-VACE pipeline lies"
-    from faceid_nb.world.tiny import tiny_model_path
+    from faceid_nb.world.shipped import tiny_model_path
     return recipe.model.where or tiny_model_path()
 
 def _hashes(pack):
@@ -358,7 +358,7 @@ def branch_location(
     recipe:Recipe,
 )->Path|None:       # File; None: a fresh branch
     "Find the face branch that the training starts from"
-    from faceid_nb.world.tiny import tiny_branch, tiny_pack
+    from faceid_nb.world.shipped import tiny_branch, tiny_pack
     if not recipe.model.face_branch: return None
     own = recipe.model.face_branch == 'tiny'
     path = tiny_branch() if own else Path(recipe.model.face_branch).expanduser()
@@ -377,7 +377,7 @@ def pack_location(
     recipe:Recipe,
 )->tuple[Path, str]:  # Root and name, as insightface takes them
     "Say where the face models lie"
-    from faceid_nb.world.tiny import tiny_pack
+    from faceid_nb.world.shipped import tiny_pack
     root, name = tiny_pack()
     return Path(recipe.pack.root or root).expanduser(), recipe.pack.name or name
 
@@ -394,7 +394,7 @@ def is_shipped_pack(
     recipe:Recipe,
 )->bool:
     "Say whether the face models of a recipe are those inside this package"
-    from faceid_nb.world.tiny import tiny_pack
+    from faceid_nb.world.shipped import tiny_pack
     return find_pack(recipe) == pack_folder(*tiny_pack())
 
 # %% ../../nbs/8_app/83_recipes.ipynb #1aefbfb0

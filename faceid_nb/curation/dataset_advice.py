@@ -15,16 +15,17 @@ __all__ = ['HEAD', 'WANTED', 'head_pose', 'smile', 'PhotoTraits', 'colours', 'ph
 from dataclasses import dataclass
 from math import cos, degrees, radians
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from scipy.cluster.hierarchy import fcluster, linkage
 
 from ..core.errors import UserError
 from ..core.plot import show_faces
 from .faces import Face
 from .select import PhotoFeatures, Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% ../../nbs/1_curation/18_dataset_advice.ipynb #c3bae358
 # Eyes, nose, corners of the mouth in eye distances: right, down, towards the camera
@@ -133,6 +134,7 @@ def _kinds(colours):
     "Say of each colour whether it is of the commonest kind"
     known = np.array([c for c in colours if c is not None])
     if len(known) < 2: return ['commonest']*len(known)
+    from scipy.cluster.hierarchy import fcluster, linkage
     label = fcluster(linkage(known, 'average'), .12, 'distance')
     most = np.bincount(label).argmax()
     return ['commonest' if one == most else 'others' for one in label]
@@ -266,6 +268,7 @@ def _draw_axis(ax, axis):
     for label, few in zip(labels, lacking):
         label.set_color('#c0392b' if few else 'black')
     ax.tick_params(axis='x', labelsize=7)
+    from matplotlib.ticker import MaxNLocator
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     ax.set_title(axis.name, fontsize=9)
     ax.invert_yaxis()
@@ -273,8 +276,9 @@ def _draw_axis(ax, axis):
 
 def advice_figure(
     advice:DatasetAdvice,  # As `dataset_advice` gave it
-)->Figure:                 # Bars are photos, ticks the share wanted
+)->'Figure':               # Bars are photos, ticks the share wanted
     "Draw what the set has and what it lacks, one panel per axis, with the three sentences below"
+    from matplotlib.figure import Figure
     fig = Figure(figsize=(7.6, 5.2), dpi=80, layout='constrained')
     for ax, axis in zip(fig.subplots(2, 4).flat, advice.axes):
         _draw_axis(ax, axis)
@@ -289,8 +293,9 @@ _REASON_TINTS = ('#c0392b', '#d98e04', '#7d5ba6', '#2c7fb8', '#8c564b', '#e377c2
 
 def map_figure(
     faces:FaceMap,  # As `face_map` gave it
-)->Figure:          # Green is kept
+)->'Figure':        # Green is kept
     "Draw the map of all faces of a folder"
+    from matplotlib.figure import Figure
     fig = Figure(figsize=(5.6, 3.8), dpi=80, layout='constrained')
     ax = fig.subplots()
     order = sorted(set(faces.kinds), key=lambda k: ({'kept': 0, 'other': 2}.get(k, 1), k))
@@ -311,7 +316,7 @@ def similarity_matrix(
     all_features:list,  # One `PhotoFeatures` a photo
     verdicts:tuple,     # `Verdict`s, in the same order
     most:int = 60,      # Photos shown; larger folders are sampled evenly
-)->Figure:              # Cosines of the faces that decided
+)->'Figure':            # Cosines of the faces that decided
     "Draw the cosines between all photos, kept ones first"
     shown = [v for v in verdicts if v.face is not None]
     shown.sort(key=lambda v: (v.reason is not None, v.reason or '', v.file))
@@ -323,6 +328,7 @@ def similarity_matrix(
     kept = sum(v.reason is None for v in shown)
     e = np.stack([v.face.embedding for v in shown])
     cosine = e @ e.T
+    from matplotlib.figure import Figure
     fig = Figure(figsize=(2.6 + .16*n, 2.2 + .16*n), dpi=80, layout='constrained')
     ax = fig.subplots()
     fig.colorbar(ax.imshow(cosine, vmin=-.2, vmax=1, cmap='viridis'), ax=ax, shrink=.7)
@@ -345,7 +351,7 @@ def candidates_figure(
     all_features:list,  # One `PhotoFeatures` a photo
     people:tuple,       # Per person the (look, face) indices, as `Unclear.people`
     at_most:int = 6,    # Photos shown of each
-)->Figure:              # One row a person
+)->'Figure':            # One row a person
     "Draw the people who could be the subject, each with a row of photos"
     def face(i, j):
         thumb = all_features[i].thumb

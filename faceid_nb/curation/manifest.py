@@ -18,10 +18,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from matplotlib.figure import Figure
 from pydantic import Field, FiniteFloat
 from tqdm.auto import tqdm
 from typing_extensions import NotRequired, TypedDict
@@ -37,6 +36,9 @@ from .faces import FaceFinder
 from .folder import list_photos
 from .photos import read_photo
 from .select import CurationConfig, PhotoFeatures, Verdict, judge, extract_features
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% ../../nbs/1_curation/15_manifest.ipynb #950c1664
 Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]              # Left, top, right, bottom, pixels
@@ -193,7 +195,7 @@ def contact_sheet(
     verdicts:tuple,     # `Verdict`s, in the same order
     columns:int = 8,    # Photos in a row
     most:int = 400,     # Photos on the page; of larger folders the first ones
-)->Figure:              # Green frames are kept, red frames rejected
+)->'Figure':            # Green frames are kept, red frames rejected
     "Draw all photos on one page, each with its verdict"
     kept, given = sum(v.reason is None for v in verdicts), len(verdicts)
     all_features, verdicts = all_features[:most], verdicts[:most]
@@ -207,6 +209,7 @@ def contact_sheet(
         pictures.append(np.pad(frame, ((4, 44), (6, 6), (0, 0)), constant_values=255))
     columns = min(columns, len(pictures))
     page = tile(pictures, columns)
+    from matplotlib.figure import Figure
     fig = Figure(figsize=(page.shape[1]/120, page.shape[0]/120 + .4), dpi=80)
     ax = fig.add_axes((0, 0, 1, page.shape[0]/120/(page.shape[0]/120 + .4)))
     ax.imshow(page)
@@ -350,7 +353,7 @@ def curate(
     extract:Callable[[Path, Path, FaceFinder, CurationConfig], PhotoFeatures] = extract_features, # Measures one photo; may use a cache
     split:SplitConfig|None = None,                # How to split the kept photos; `config.heldout` when not given
     captioner:Captioner|None = None,              # Describes a picture that has no `attributes`
-    pictures:Mapping[str, Callable[[list, tuple], Figure]] = PICTURES,  # File name -> draws looks and verdicts
+    pictures:Mapping[str, Callable[[list, tuple], 'Figure']] = PICTURES,  # File name -> draws looks and verdicts
 )->Manifest:                                      # The decision, as it was written
     "Judge, cut and caption a folder of photos, and write the manifest"
     folder, out = Path(folder), Path(out)

@@ -19,10 +19,8 @@ from typing import Annotated
 import numpy as np
 from PIL import Image
 from pydantic import Field
-from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.stats import binomtest
 
 from ..core.errors import Cosine, Count, Fraction, NotNegative, Positive, Share, UserError, configuration
 from ..core.fineness import Fineness, closeup, is_sharper, fineness
@@ -74,6 +72,7 @@ def share_interval(
     confidence:float = .95,  # How often the interval contains the true share
 )->tuple:                    # Lowest and highest share
     "Compute the confidence interval of a share from `hits` of `n` (Clopper and Pearson 1934)"
+    from scipy.stats import binomtest
     found = binomtest(hits, n).proportion_ci(confidence, 'exact')
     return float(found.low), float(found.high)
 
@@ -259,6 +258,7 @@ def group_people(
     embeddings = np.stack([all_features[i].faces[j].embedding for i, j in where]).astype(np.float64)
     labels = [1]
     if len(where) > 1:
+        from scipy.cluster.hierarchy import fcluster, linkage
         labels = fcluster(linkage(embeddings, 'average', 'cosine'), 1 - config.same_person, 'distance')
     groups = {label: [] for label in sorted(set(labels))}
     for w, label in zip(where, labels):

@@ -10,14 +10,17 @@ __all__ = ['embed_photos', 'embed_photo', 'show_similarity']
 
 # %% ../../nbs/2_embeddings/21_encoders.ipynb #dfb436a4
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from ..core.errors import UserError
 from ..curation.faces import FaceFinder
 from ..curation.manifest import Manifest
 from ..curation.photos import Unreadable, read_photo
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% ../../nbs/2_embeddings/21_encoders.ipynb #7d80be06
 def embed_photos(
@@ -56,14 +59,15 @@ def embed_photo(
 
 # %% ../../nbs/2_embeddings/21_encoders.ipynb #246ed149
 def show_similarity(
-    embeddings:np.ndarray,  # Unit (N, D)
-    names:list,             # A name for each (N,)
-    limit:float|None = None, # Cosine from which two faces are one person; lower pairs are marked
-)->Figure:                  # The matrix of cosines
+    embeddings:np.ndarray,    # Unit (N, D)
+    names:list,               # A name for each (N,)
+    limit:float|None = None,  # Cosine from which two faces are one person; lower pairs are marked
+)->'Figure':                  # The matrix of cosines
     "Plot the cosine of each photo with every other photo"
     n = len(embeddings)
     if len(names) != n: raise ValueError(f'Got {n} embeddings and {len(names)} names. Give one name for each.')
     cosine = embeddings @ embeddings.T
+    from matplotlib.figure import Figure
     fig = Figure(figsize=(1.8 + .24*n, 1.5 + .24*n), dpi=80, layout='constrained')
     ax = fig.subplots()
     image = ax.imshow(cosine, vmin=-.2, vmax=1, cmap='viridis')

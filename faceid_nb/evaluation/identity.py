@@ -12,10 +12,15 @@ __all__ = ['FaceTrack', 'track_faces', 'gallery_centre', 'FrameScores', 'score_t
 # %% ../../nbs/6_evaluation/61_identity.ipynb #75915bf3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import numpy as np
-from matplotlib.figure import Figure
+
 from ..core.plot import plot_curve
 from ..curation.faces import Face, FaceFinder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% ../../nbs/6_evaluation/61_identity.ipynb #d9e64ade
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def plot_scores(
     real:float,                        # Mean of real photos, the ceiling
     stranger:float,                    # Mean of another person, the floor
     title:str,                         # With the number that matters
-)->Figure:                             # Likeness over frames
+)->'Figure':                           # Likeness over frames
     "Plot the likeness frame by frame, between another person and real photos"
     longest = max(len(one.cosine) for one in scores.values())
     lines = {'real photos': np.full(longest, real), 'another person': np.full(longest, stranger)}

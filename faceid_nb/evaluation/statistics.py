@@ -11,7 +11,6 @@ __all__ = ['pool_frames', 'bootstrap_mean', 'bootstrap_interval', 'summarise', '
 # %% ../../nbs/6_evaluation/63_statistics.ipynb #19a48861
 from collections.abc import Mapping, Sequence
 import numpy as np
-from scipy.stats import norm, t as student
 from .identity import FrameScores
 
 # %% ../../nbs/6_evaluation/63_statistics.ipynb #822a2c91
@@ -43,6 +42,7 @@ def bootstrap_mean(
     frames = np.array([len(parts[i]) for i in order])
     draws = np.random.default_rng(seed).integers(0, n, (resamples, n))
     means = sums[draws].sum(axis=1) / frames[draws].sum(axis=1)
+    from scipy.stats import norm, t as student
     tail = norm.cdf(-np.sqrt(n/(n - 1)) * student.ppf((1 + level)/2, n - 1))
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)

@@ -9,7 +9,6 @@ __all__ = ['Strength', 'Sampling', 'PromptEmbeds', 'encode_prompt', 'generate', 
            'write_clips']
 
 # %% ../../nbs/5_inference/52_generate.ipynb #05707170
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -18,13 +17,13 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from IPython import get_ipython
 from pydantic import Field
 from tqdm.auto import tqdm
 
 from ..adapters.adapter import Adapters, wanted
 from ..core.errors import Count, Positive, Seed, UserError, configuration
 from ..core.media import to_frames, to_tensor, write_video
+from ..core.plot import is_watched
 from .pose import check_pose
 from .sampler import Guide, sample
 from ..models.family import Family, pad_rows
@@ -147,8 +146,8 @@ def generate_clips(
             raise UserError(f'{ablation.name} needs an identity: pass the embedding of the person.')
     texts = {prompt: encode_prompt(model, prompt, sampling) for prompt in sorted(set(prompts.values()))}
     clips = {}
-    silent = not progress or get_ipython() is None and not sys.stderr.isatty()
-    for name, pose in tqdm(poses.items(), desc=ablation.name, unit='clip', disable=silent):
+    shown = progress and is_watched()
+    for name, pose in tqdm(poses.items(), desc=ablation.name, unit='clip', disable=not shown):
         drawn = replace(sampling, seed=clip_seed(sampling.seed, name))
         clips[name] = generate(model, pose, texts[prompts[name]], drawn, adapters, id_embed, ablation.adapters)
         if on_clip is not None:

@@ -12,16 +12,18 @@ __all__ = ['PARTS', 'CONFIGS', 'ANYTHING', 'BROKEN', 'missing_parts', 'model_fol
 # %% ../../nbs/2_models/26_wan_folder.ipynb #79a52def
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import WanVACEPipeline
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from ..core.errors import UserError, check_value, out_of_memory
 from ..core.files import read_json_as
+
+if TYPE_CHECKING:
+    from diffusers import WanVACEPipeline
 
 # %% ../../nbs/2_models/26_wan_folder.ipynb #cb14fb4f
 PARTS = {
@@ -160,7 +162,7 @@ def open_pipeline(
     device:str|torch.device='cpu',    # Where to run
     revision:str|None=None,           # Commit of the repository
     gigabytes:float|None=None,        # Its size, for the error when it is not there
-)->WanVACEPipeline:                   # Ready, silent
+)->'WanVACEPipeline':                 # Ready, silent
     "Open the model of a folder, or say in one line what is wrong with it"
     folder = model_folder(path_or_repo, revision, gigabytes)
     lacking = missing_parts(folder)
@@ -171,6 +173,7 @@ def open_pipeline(
                         'try it slowly.')
     precision = {'default': dtype, 'vae': torch.float32}
     try:
+        from diffusers import WanVACEPipeline
         pipe = WanVACEPipeline.from_pretrained(folder, dtype=precision, use_safetensors=True, local_files_only=True)
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(device)

@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from inspect import signature
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import WanVACEPipeline
 from torch import Generator, Tensor, nn
 
 from ..core.errors import UserError
 from .family import Conditions
+
+if TYPE_CHECKING:
+    from diffusers import WanVACEPipeline
 
 # %% ../../nbs/2_models/27_wan_vace.ipynb #9a9c0051
 def _moments(
@@ -215,7 +218,7 @@ class WanVACE:
     lora_targets = {'trunk': TRUNK, 'everywhere': EVERYWHERE}  # Name -> regular expression over layers
 
     def __init__(self,
-        pipe:WanVACEPipeline,  # As `open_pipeline` gives it
+        pipe:'WanVACEPipeline',  # As `open_pipeline` gives it
     ):
         self.pipe = pipe
         experts = [pipe.transformer, pipe.transformer_2 if pipe.config.boundary_ratio else None]

@@ -9,7 +9,6 @@ __all__ = ['FREE', 'ABSURD', 'Every', 'Task', 'check_stages', 'enter_stage', 'ru
            'TrainResult', 'run']
 
 # %% ../../nbs/4_training/44_loop.ipynb #29a3fc1b
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -21,12 +20,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from IPython import get_ipython
 from torch import Generator, Tensor, nn
 from tqdm.auto import tqdm
 
 from ..core.errors import UserError, out_of_memory
 from ..core.files import need_space
+from ..core.plot import is_watched
 from ..core.stop import held, stoppable
 from .checkpoint import (TrainingState, clear_passing, load_checkpoint, random_state, save_checkpoint,
                                            set_random_state)
@@ -241,8 +240,7 @@ def _optimizer(task, config):
 
 def _bar(state, config, progress):
     "Open a progress bar, in a notebook or a terminal"
-    silent = not progress or get_ipython() is None and not sys.stderr.isatty()
-    return tqdm(total=config.total, initial=state.step, desc='training', disable=silent)
+    return tqdm(total=config.total, initial=state.step, desc='training', disable=not (progress and is_watched()))
 
 def _step(state, task, config, module, accelerator):
     "Make one step"

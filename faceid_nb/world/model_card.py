@@ -34,7 +34,7 @@ from .facepack import tuning_loss, verification, degrade, write_pack
 from .people import random_people
 from .pretrain import TOY, RecogniserEnsemble, PretrainPlan, _stage, clip_dataset, train_denoiser, train_vae
 from .scenes import Painters, draw_pose, draw_scene, random_scenes
-from .tiny import NUM_FRAMES, SIZE
+from .shipped import NUM_FRAMES, SIZE
 
 # %% ../../nbs/7_world/78_model_card.ipynb #6ca80713
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ from ..training.stages import TrainConfig
 from .facepack import Recogniser, embed_scenes, fit, fit_config
 from .people import random_people
 from .scenes import COLOURS, PLACES, SHOTS, Painters, draw_scene, random_scenes
-from .tiny import NUM_FRAMES, SIZE, TextRows, decode_whole, encode_whole, compile_step, pixel_loss
+from .tiny import TextRows, decode_whole, encode_whole, compile_step, pixel_loss
+from .shipped import NUM_FRAMES, SIZE
 from .tiny import tiny_text_encoder, tiny_tokenizer, tiny_transformer, tiny_vae, whole_clip
 
 # %% ../../nbs/7_world/77_pretrain.ipynb #b363a88e
