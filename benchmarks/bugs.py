@@ -228,9 +228,9 @@ BUGS = (
         ('curation_forgets_the_words', '            photo_words(photos),\n', ''),
         ('training_forgets_the_lora', 'recipe.mapper, recipe.lora, ', 'recipe.mapper, '),
         ('training_forgets_the_models', 'recipe.model.dtype, model_hashes(recipe)]', 'recipe.model.dtype]'),
-        ('clips_forget_the_sampling', '            recipe.sampling,\n', ''),
         ('shift_ignored_by_the_run', 'training.config(recipe.flow_shift,', 'training.config(3.,'),
         ('seed_of_the_run_ignored', 'recipe.training.config(recipe.flow_shift, recipe.seed)', 'recipe.training.config(recipe.flow_shift, 0)'),
+        ('leftovers_of_a_kill_ignored', "unsettled = inside(folder, f'{name}{PARTIAL}').exists()", 'unsettled = False'),
         ('choices_ignored', 'keys | (overrides or {})', 'keys')),
 
     *bugs('embeddings/work.py', RUNS,
@@ -245,6 +245,7 @@ BUGS = (
          'if step is None: return None')),
 
     *bugs('app/results.py', RUNS,
+        ('clips_forget_the_sampling', '[before.key, recipe.sampling, recipe.seed, asked]', '[before.key, recipe.seed, asked]'),
         ('strength_ignored', 'replace(recipe.sampling, face_scale=face_scale)', 'recipe.sampling')),
 
     *bugs('app/results.py', ('test_laws_results',),

@@ -53,7 +53,7 @@ def keys_of(recipe, folder, model='a model', pack='a pack'):
         patch.setattr(phases, 'model_hashes', lambda recipe: {'model': model})
         patch.setattr(phases, 'pack_hashes', lambda recipe: {'pack': pack})
         for name in ORDER:
-            keys[name] = results.ALL[name](recipe, folder, step).key
+            keys[name] = phases.PLANS[name](recipe, folder, step).key
             step = replace(read_result(folder/name, name) or PhaseResult(name, '', 0., {}, {}), key=keys[name])
     return keys
 

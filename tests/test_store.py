@@ -401,8 +401,8 @@ def test_no_unfinished_work_is_left(demo):
 # One command at a time
 
 HOLD = '''import sys, time
-from faceid_nb.app.store import claimed
-with claimed(sys.argv[1], 'faceid train there'):
+from faceid_nb.app.store import claim_folder
+with claim_folder(sys.argv[1], 'faceid train there'):
     print('in', flush=True)
     time.sleep(100)'''
 

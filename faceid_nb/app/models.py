@@ -30,9 +30,9 @@ from ..adapters.mapper import MapperConfig
 from ..adapters.pretrained import start_branch
 from .recipes import Recipe, branch_location, is_shipped_pack, model_location, find_pack, pack_location
 from ..core.errors import UserError, check_value
+from ..core.files import file_sha256
 from ..curation.faces import FaceFinder
 from ..curation.packs import check_pack, open_faces, open_opencv, opencv_files
-from ..embeddings.work import model_sha
 from ..inference.generate import Ablation
 from ..models.family import Family
 from ..models.wan_folder import linear_layers, missing_parts, model_folder, model_width, open_pipeline
@@ -128,13 +128,13 @@ def model_hashes(
     "Hash the models, the face branch that training starts from, and the face pack"
     start = [branch_location(recipe)] if recipe.model.face_branch else []
     files = [*sorted(recipe_folder(recipe).rglob('*.safetensors')), *start, *pack_files(recipe)]
-    return {f'{path.parent.name}/{path.name}': model_sha(path) for path in files}
+    return {f'{path.parent.name}/{path.name}': file_sha256(path) for path in files}
 
 def pack_hashes(
     recipe:Recipe,
 )->dict[str, str]:   # Name -> sha256
     "Hash the face models"
-    return {path.name: model_sha(path) for path in pack_files(recipe)}
+    return {path.name: file_sha256(path) for path in pack_files(recipe)}
 
 # %% ../../nbs/8_app/85_models.ipynb #91008628
 def check_model(

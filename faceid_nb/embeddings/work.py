@@ -6,8 +6,8 @@ Do the work of a phase with its models and files, without recipes: read a run fo
 
 # %% auto #0
 __all__ = ['ORDER', 'OWN', 'RESULTS', 'POINTS', 'RunFile', 'read_run', 'read_by_hand', 'check_links', 'content_of',
-           'photo_contents', 'photo_words', 'model_sha', 'was_moved', 'PhasePlan', 'Curated', 'Embedded', 'Trained',
-           'Generated', 'Likeness', 'Summary', 'CurateTask', 'curate_into', 'check_rows', 'check_faces', 'single_face',
+           'photo_contents', 'photo_words', 'was_moved', 'PhasePlan', 'Curated', 'Embedded', 'Trained', 'Generated',
+           'Likeness', 'Summary', 'CurateTask', 'curate_into', 'check_rows', 'check_faces', 'single_face',
            'album_faces', 'rejected_faces', 'embed_into', 'person', 'draw_losses', 'write_clip', 'picture_of']
 
 # %% ../../nbs/2_embeddings/23_work.ipynb #5c98f64d
@@ -15,7 +15,6 @@ import stat
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -101,17 +100,6 @@ def photo_words(
     return {name: read_text(note) for name, note in notes.items() if note.is_file()}
 
 # %% ../../nbs/2_embeddings/23_work.ipynb #390d6f67
-@lru_cache(maxsize=1024)
-def _sha_of(path, size, changed, inode):
-    return file_sha256(path)
-
-def model_sha(
-    path:Path,      # A large file that seldom changes
-)->str:
-    "Hash a file once a process, and again when it changes"
-    status = path.stat()
-    return _sha_of(path, status.st_size, status.st_mtime_ns, status.st_ino)
-
 def was_moved(
     folder:Path,    # Run folder
     before:str,     # Photo folder that it was made of

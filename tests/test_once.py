@@ -1,0 +1,74 @@
+"""Work is done once a command: a finished run again plans every phase once, reads every file once, and imports no large library."""
+import builtins
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from faceid_nb.app import phases, results
+from faceid_nb.app.phases import find_problems
+from faceid_nb.app.recipes import open_recipe
+from faceid_nb.core import files
+from faceid_nb.embeddings.work import ORDER
+
+QUICK = {'inputs.n_photos': 8, 'inputs.n_dances': 1, 'num_frames': 5, 'training.steps_a': 2, 'training.steps_b': 1, 'training.batch_size': 2,
+         'training.preview_every': 0, 'sampling.steps': 1, 'pack.det_sides': '192'}
+LARGE = ('diffusers', 'transformers', 'peft', 'matplotlib', 'IPython', 'scipy.stats', 'scipy.cluster')
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('once')/'run'
+    results.run_all(open_recipe('tiny', QUICK), folder, tell=lambda line: None)
+    time.sleep(files.SETTLED + .2)  # a younger file is read each time, because it could change again unseen
+    return folder
+
+
+def test_every_phase_is_planned_once_and_every_file_read_once(finished, monkeypatch):
+    planned, opened = Counter(), Counter()
+    def counting(name, plan):
+        def count(*args):
+            planned[name] += 1
+            return plan(*args)
+        return count
+    for name, plan in list(phases.PLANS.items()):
+        monkeypatch.setitem(phases.PLANS, name, counting(name, plan))
+    def count_open(path, mode='r', *args, **named):
+        if mode == 'rb': opened[str(path)] += 1
+        return builtins.open(path, mode, *args, **named)
+    monkeypatch.setattr(files, 'open', count_open, raising=False)
+    files.HASHED.clear()
+    results.run_all(open_recipe('tiny', QUICK), finished, tell=lambda line: None)
+    assert planned == dict.fromkeys(ORDER, 1)
+    assert opened and set(opened.values()) == {1}, [path for path, n in opened.items() if n > 1]
+
+
+def test_a_finished_run_needs_no_large_library(finished):
+    words = [f'{key}={value}' for key, value in QUICK.items()]
+    script = f"""import sys
+from faceid_nb.app.cli import main
+sys.argv = ['faceid', 'demo', '--folder', {str(finished)!r}, *{words!r}]
+try: main(sys.argv[1:])
+except SystemExit as end: assert not end.code, end.code
+print([name for name in {LARGE!r} if name in sys.modules], file=sys.stderr)"""
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr.strip().splitlines()[-1] == '[]', done.stderr
+
+
+def test_all_that_is_missing_is_said_at_once(tmp_path):
+    wrong = open_recipe('tiny', QUICK | {'model.where': str(tmp_path), 'inputs.dances': str(tmp_path/'nowhere'), 'inputs.reference': str(tmp_path/'x.jpg')})
+    todo, problems = find_problems(wrong, tmp_path/'run')
+    assert todo == ORDER and len(problems) == 3 and not (tmp_path/'run').exists()
+    assert all('\n' not in problem for problem in problems)
+
+
+def test_a_pose_clip_that_does_not_fit_is_refused_before_the_training(finished, tmp_path):
+    from faceid_nb.core.media import read_video, write_video
+    frames, fps = read_video(next((finished/'input'/'dances').glob('*_pose.mp4')))
+    (tmp_path/'dances').mkdir()
+    write_video(tmp_path/'dances'/'waltz_pose.mp4', frames[:3], fps)
+    recipe = open_recipe('tiny', QUICK | {'inputs.dances': str(tmp_path/'dances')})
+    with pytest.raises(ValueError, match='waltz'): results.run_all(recipe, tmp_path/'run', tell=lambda line: None)
+    assert not (tmp_path/'run').exists(), 'no photo was curated and nothing was trained'
