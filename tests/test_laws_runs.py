@@ -133,7 +133,7 @@ def test_nothing_that_judges_was_learned_from(trained):
     manifest, photos, faces = load_manifest(folder/'curate'), find_photos(recipe, folder), face_finder(recipe)
     gallery = load_tensors(folder/'embed'/'gallery.safetensors')[0]['gallery'].numpy()
     identity = load_identity(folder/'embed')
-    assert np.allclose(gallery, embed_photos(faces, manifest, photos, 'heldout'), atol=1e-5)
+    assert ((gallery*embed_photos(faces, manifest, photos, 'heldout')).sum(1) > .9999).all()
     assert set(identity.files).isdisjoint(p.file for p in manifest.kept('heldout'))
     assert set(identity.files) == {p.file for s in ('train', 'reference') for p in manifest.kept(s)}
     assert (identity.photos @ gallery.T).max() < .9999

@@ -72,3 +72,18 @@ def test_a_pose_clip_that_does_not_fit_is_refused_before_the_training(finished, 
     recipe = open_recipe('tiny', QUICK | {'inputs.dances': str(tmp_path/'dances')})
     with pytest.raises(ValueError, match='waltz'): results.run_all(recipe, tmp_path/'run', tell=lambda line: None)
     assert not (tmp_path/'run').exists(), 'no photo was curated and nothing was trained'
+
+
+def test_curation_stores_what_the_encoder_would_compute(finished):
+    "Later phases read what curation stored; it equals the embedding of a photo decoded again"
+    import numpy as np
+
+    from faceid_nb.app.models import face_finder
+    from faceid_nb.curation.manifest import load_manifest
+    from faceid_nb.embeddings.encoders import embed_photos
+    from faceid_nb.embeddings.work import load_faces, stored_rows
+    manifest, faces = load_manifest(finished/'curate'), load_faces(finished/'curate')
+    again = embed_photos(face_finder(open_recipe('tiny', QUICK)), manifest, finished/'input'/'subject'/'photos')
+    cosine = (stored_rows(faces, manifest.kept())*again).sum(1)
+    assert cosine.min() > .9999, 'the manifest rounds key points to hundredths of a pixel'
+    assert {photo.sha256 for photo in manifest.photos if photo.reason != 'unreadable'} <= set(faces.thumbs)

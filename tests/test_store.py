@@ -539,12 +539,12 @@ def test_what_is_finished_needs_no_model_again(run, capsys, monkeypatch):
 
 
 def test_an_embedding_that_is_no_number_is_named(run, capsys, monkeypatch):
-    real = work_module.embed_photos
+    real = work_module.stored_rows
     def broken(*args):
         rows = real(*args)
         rows[0, 3] = np.nan
         return rows
-    monkeypatch.setattr(work_module, 'embed_photos', broken)
+    monkeypatch.setattr(work_module, 'stored_rows', broken)
     shutil.rmtree(run/'embed')
     before = contents(run)
     err = refused(capsys, 'embed', run)

@@ -27,9 +27,10 @@ from .models import (attach_adapters, check_branch, check_device, check_machine,
 from .recipes import (Recipe, branch_location, crop_config, known_keys, named_recipe, find_pack, pack_location,
                                    with_overrides)
 from .store import PARTIAL, PhaseResult, claim_folder, find_result, run_phase
-from ..embeddings.work import (ORDER, CurateTask, PhasePlan, RunFile, album_faces, check_faces, check_links,
-                                       check_rows, content_of, curate_into, draw_losses, embed_into, person,
-                                       photo_contents, photo_words, read_by_hand, read_run, rejected_faces, was_moved)
+from ..embeddings.work import (FACES, ORDER, CurateTask, PhasePlan, RunFile, album_faces, check_faces,
+                                       check_links, check_rows, content_of, curate_into, draw_losses, embed_into,
+                                       load_faces, person, photo_contents, photo_words, read_by_hand, read_run,
+                                       rejected_faces, was_moved)
 from ..core.errors import UserError, check_value
 from ..core.files import (config_hash, file_sha256, inside, make_private, need_space, package_versions,
                                   private_folder, read_json_as, share_hashes, write_json)
@@ -261,7 +262,7 @@ def run_through(
         return [*work.phases()][-1]
 
 # %% ../../nbs/8_app/86_phases.ipynb #3536fd92
-CURATED = ('manifest.json', 'coach.json', 'contact_sheet.png', 'similarity.png', 'coach.png', 'map.png', 'crops/*.png')
+CURATED = ('manifest.json', FACES, 'coach.json', 'contact_sheet.png', 'similarity.png', 'coach.png', 'map.png', 'crops/*.png')
 
 def plan_curate(
     recipe:Recipe,
@@ -285,6 +286,7 @@ def plan_curate(
             wanted,
             hand,
             photo_words(photos),
+            FACES,  # earlier versions did not store the faces
         ]
     )
     def work(place):
@@ -343,13 +345,15 @@ def plan_embed(
     strangers = find_impostors(recipe, folder)
     others = [file_sha256(path) for path in list_photos(strangers)] if strangers else []
     def work(place):
-        faces, photos, manifest = face_finder(recipe), find_photos(recipe, folder), load_manifest(folder/'curate')
-        unknown = (
-            album_faces(strangers, faces, recipe.curation) if strangers else rejected_faces(photos, faces, manifest)
-        )
-        return embed_into(place, faces, manifest, photos, unknown, recipe.curation.same_person)
+        faces, manifest = load_faces(folder/'curate'), load_manifest(folder/'curate')
+        if strangers:
+            unknown = album_faces(strangers, face_finder(recipe), recipe.curation)
+        else:
+            unknown = rejected_faces(faces, manifest)
+        return embed_into(place, faces, manifest, unknown, recipe.curation.same_person, pack_hashes(recipe))
     made = ('identity.safetensors', 'identity.json', 'gallery.safetensors', 'similarity.png')
-    return PhasePlan(config_hash([before.key, before.files['manifest.json'], others]), work, made)
+    key = config_hash([before.key, before.files['manifest.json'], before.files[FACES], others])
+    return PhasePlan(key, work, made)
 
 PLANS['embed'] = plan_embed
 

@@ -25,21 +25,20 @@ import numpy as np
 
 from ..adapters.adapter import Adapters
 from ..adapters.lora import open_lora
-from .inputs import Dance, find_dances, find_photos
+from .inputs import Dance, find_dances
 from .models import ABLATIONS, load_adapters, model_hashes, open_model
 from .phases import PLANS, run_curate, run_embed, run_through, run_train, working
 from .recipes import Recipe, branch_location, known_keys
 from .models import face_finder
 from .store import PhaseResult, read_result, top_level_files
-from ..embeddings.work import ORDER, RESULTS, PhasePlan, Summary, person, write_clip
+from ..embeddings.work import ORDER, RESULTS, PhasePlan, Summary, load_faces, person, write_clip
 from ..core.errors import UserError, check_value
 from ..core.files import (config_hash, file_sha256, load_tensors, make_private, package_versions, read_json, read_json_as,
                                   write_atomic, write_json)
 from ..core.folders import is_as_written, keep_aside
-from ..core.media import fit_within, read_image, read_video
+from ..core.media import read_image, read_video
 from ..core.plot import save_figure, show_clip
 from ..curation.manifest import load_manifest
-from ..curation.photos import Unreadable, read_photo
 from ..evaluation.identity import FrameScores, real_ceiling, score_embeddings, score_track, track_faces
 from ..evaluation.motion import summarise_motion
 from ..evaluation.report import picture_uri, write_report
@@ -150,16 +149,12 @@ def read_clips(
 
 # %% ../../nbs/8_app/87_results.ipynb #8c3fc341
 def photo_cards(
-    recipe:Recipe,
     folder:Path,           # Run folder
 )->list[PhotoCard]:
     "List all photos that were given, with what was decided"
-    photos, cards = find_photos(recipe, folder), []
+    thumbs, cards = load_faces(Path(folder)/'curate').thumbs, []
     for record in load_manifest(Path(folder)/'curate').photos:
-        try:
-            image = fit_within(read_photo(photos/record.file, recipe.curation.max_pixels).image, (240, 240))
-        except Unreadable:
-            image = np.full((240, 180, 3), 200, np.uint8)
+        image = thumbs.get(record.sha256, np.full((160, 120, 3), 200, np.uint8))
         cards.append(
             PhotoCard(
                 image,
@@ -264,7 +259,7 @@ def measure(
     }
     data = ReportData(
         f'{recipe.subject}, seed {recipe.seed}',
-        photo_cards(recipe, folder),
+        photo_cards(folder),
         poses,
         clips,
         scores,
