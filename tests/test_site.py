@@ -23,6 +23,18 @@ def chapters(book):
     return {path.name: book.prepared(path) for path in [*book.pages(), book.FIRST]}
 
 
+def brightness(colour):
+    parts = [int(colour[i:i + 2], 16)/255 for i in (1, 3, 5)]
+    red, green, blue = (part/12.92 if part <= .04045 else ((part + .055)/1.055)**2.4 for part in parts)
+    return .2126*red + .7152*green + .0722*blue
+
+
+def contrast(one, other):
+    "Measure the contrast of two colours as WCAG 2.2 does"
+    low, high = sorted((brightness(one), brightness(other)))
+    return (high + .05)/(low + .05)
+
+
 def drawn(nb):
     "List the code cells that stored a picture"
     return [cell for cell in nb.cells if cell.cell_type == 'code'
@@ -107,3 +119,7 @@ def test_a_built_site_leaves_nothing_else(root, tmp_path):
     assert 5 < len(blocks) <= len(source.cells) and all('<span class="' in block for block in blocks)
     assert 'face_weights' in (tmp_path/'_docs/searchindex.js').read_text(encoding='utf-8')
     assert not re.search(r'<(script|link|img)[^>]*(src|href)="https?:', page)
+    for colours in (tmp_path/'_docs/_static/pygments.css').read_text(encoding='utf-8').split('@media not print'):
+        ground = re.search(r'\.highlight \{ background: (#\w{6})', colours)[1]
+        used = set(re.findall(r'\.highlight \.\w+ \{ color: (#\w{6})', colours, re.I))
+        assert len(used) > 4 and min(contrast(ink, ground) for ink in used) >= 4.5
