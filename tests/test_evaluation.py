@@ -1,4 +1,6 @@
 "Laws of evaluation: nothing scores by hiding, by order, or by averages of averages; and the page needs nobody"
+from html import unescape
+from html.parser import HTMLParser
 import re
 import shutil
 from dataclasses import replace
@@ -9,8 +11,8 @@ from faceid_nb.core.media import read_image, read_video
 from faceid_nb.curation.packs import open_faces
 from faceid_nb.evaluation.identity import FrameScores, FaceTrack, gallery_centre, real_ceiling, score_embeddings, score_frames, track_faces
 from faceid_nb.evaluation.motion import keypoints, movement, pose_distances, steadiness, summarise_motion
-from faceid_nb.evaluation.report import describe_training, build_page, write_report
-from faceid_nb.evaluation.grids import PhotoCard, ReportData, four_way_grid
+from faceid_nb.evaluation.report import build_page, describe_training, headline, likeness_bars, likeness_curves, write_report
+from faceid_nb.evaluation.grids import ALARM, GROUND, INK, PALETTE, SOFT, TRACK, PhotoCard, ReportData, four_way_grid, grid_colours
 from faceid_nb.evaluation.statistics import relative_likeness, format_table, paired_gain, bootstrap_interval, summarise
 
 SIZE = (48, 32)
@@ -196,7 +198,7 @@ def test_nothing_to_summarise(clips, words):
     with pytest.raises(ValueError, match=words): summarise(clips)
 
 
-def test_the_road_runs_from_stranger_to_real():
+def test_relative_likeness_runs_from_another_person_to_real_photos():
     assert (relative_likeness(.1, .1, .9), relative_likeness(.9, .1, .9)) == (0., 1.)
     with pytest.raises(ValueError, match='tell them apart'): relative_likeness(.5, .9, .1)
 
@@ -222,7 +224,7 @@ def test_the_page_needs_nobody(tmp_path):
     html = paths['report'].read_text(encoding='utf-8')
     assert not re.search(r'https?:|src="(?!data:)|href=|url\(|@import|<link|<iframe', html)
     assert html.count('data:video/mp4;base64,') == 2*5 and html.count('data:image/png;base64,') == 2
-    assert "default-src 'none'" in html
+    assert "default-src 'none'" in unescape(html)
     assert len(read_video(paths['video'])[0]) == 5
     assert sorted(path.name for path in (tmp_path/'run').iterdir()) == ['grid.mp4', 'grid.png', 'report.html']
 
@@ -231,21 +233,164 @@ def test_the_page_says_who_was_trained_how():
     data = a_run()
     assert 'one trained whole' in build_page(data)
     assert 'was trained on its own' in build_page(replace(data, trained_alone=('mapper', 'lora', 'full')))
+    assert describe_training(['base'], ()) == 'Base: the model before fine-tuning. '
     assert describe_training(['base', 'full'], ['full']).startswith('Base: the model before fine-tuning')
 
 
-def test_names_cannot_break_out_of_the_page():
-    wicked = '"><script>alert(1)</script>'
-    data = a_run(names=('base', wicked), dances=(wicked,))
-    data = replace(data, title=wicked, photos=(replace(data.photos[0], file=wicked, text=wicked),), facts={wicked: {wicked: wicked}})
-    assert '<script>alert' not in build_page(data)
+class Elements(HTMLParser):
+    "List every element of a page with its attributes, and the text that a reader sees"
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.text = [], ''
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes): self.found.append((tag, dict(attributes)))
+
+    def handle_data(self, text): self.text += text
+
+    def all(self, tag): return [attributes for name, attributes in self.found if name == tag]
+
+
+@pytest.mark.parametrize('wicked', [
+    '"><script>alert(1)</script>', "' onmouseover='alert(1)", '" autofocus onfocus="alert(1)', '</style><img src=x>',
+    '{{ 7*7 }}{% raw %}', '</svg><a href=javascript:alert(1)>'])
+def test_names_cannot_break_out_of_the_page(wicked):
+    data = a_run(names=('base', wicked), dances=('waltz', wicked))
+    photos = (replace(data.photos[0], file=wicked, text=wicked),)
+    data = replace(
+        data, title=wicked, photos=photos, facts={wicked: {wicked: wicked}}, began_with=wicked,
+        labels={'base': wicked + ' too'}, motion={wicked: {'pose_error': .1}})
+    page, harmless = Elements(build_page(data)), Elements(build_page(a_run(names=('base', 'x'), dances=('waltz', 'y'))))
+    assert {tag for tag, _ in page.found} <= {tag for tag, _ in harmless.found} | {'p', 'i'}
+    attributes = [{key for tag, given in one.found for key in given} for one in (page, harmless)]
+    assert attributes[0] <= attributes[1] and len(page.all('script')) == len(page.all('style')) == 1
+    assert len(page.all('img')) == 1 and wicked in page.text and '49' not in page.text.split('Settings')[1]
+
+
+# ---- report: colours, charts, clips
+
+def rules(style):
+    "Split a style sheet into what holds in light mode and what dark mode changes"
+    dark = re.search(r'@media\(prefers-color-scheme:dark\)\{:root\{(.*?)\}\}', style, re.S)[1]
+    light = re.search(r':root\{(.*?)\}', style, re.S)[1]
+    bright = dict(re.findall(r'--(\w+):(#\w{6})\b', light))
+    return bright, bright | dict(re.findall(r'--(\w+):(#\w{6})\b', dark))
+
+
+def brightness(colour):
+    parts = [int(colour[i:i + 2], 16)/255 for i in (1, 3, 5)]
+    red, green, blue = (part/12.92 if part <= .04045 else ((part + .055)/1.055)**2.4 for part in parts)
+    return .2126*red + .7152*green + .0722*blue
+
+
+def contrast(one, other):
+    low, high = sorted((brightness(one), brightness(other)))
+    return (high + .05)/(low + .05)
+
+
+def test_contrast_is_measured_as_the_standard_does():
+    assert np.isclose(contrast('#000000', '#ffffff'), 21) and np.isclose(contrast('#777777', '#ffffff'), 4.48, atol=.01)
+
+
+def test_all_text_of_the_page_can_be_read_in_light_and_in_dark():
+    "Every text colour on each ground that text stands on: 4.5 to 1 (WCAG 2.2, 1.4.3)"
+    style = re.search('<style>(.*?)</style>', build_page(a_run()), re.S)[1]
+    used = re.findall(r'(?<![-\w])(?:color|fill):([^;}]+)', style)
+    inks = {found[1] for value in used if (found := re.fullmatch(r'var\(--(\w+)\)', value.strip()))}
+    assert {value for value in used if not value.startswith('var(')} <= {'none'}, 'a colour that dark mode cannot change'
+    assert {'ink', 'soft', 'accent', 'yes', 'no', 'k'} <= inks
+    inks = (inks - {'k'}) | {f's{i}' for i in range(len(PALETTE))}
+    for values in rules(style):
+        low = {(ink, ground): contrast(values[ink], values[ground]) for ink in inks for ground in ('paper', 'card')}
+        assert min(low.values()) >= 4.5, sorted(low, key=low.get)[:3]
+    bright, dark = rules(style)
+    assert all(bright[name] != dark[name] for name in inks | {'paper', 'card', 'line'})
+
+
+def test_all_text_of_a_grid_can_be_read():
+    inks = [INK, SOFT, ALARM, *(dark for _, dark in PALETTE)]
+    assert min(contrast(ink, GROUND) for ink in inks) >= 4.5
+    assert min(contrast(dark, TRACK) for _, dark in PALETTE) >= 3
+
+
+def row_of(mean, low=None, high=None):
+    return {'mean': mean, 'low': low, 'high': high}
+
+
+def boxes(bars): return [tuple(map(float, pair)) for pair in re.findall(r'<p class="s\d" style="left:([\d.]+)%;width:([\d.]+)%', bars)]
+
+
+@pytest.mark.parametrize('impostor', [.05, 0., -.2])
+def test_bars_begin_at_a_true_zero(impostor):
+    "Twice the likeness is twice the length, whatever another person scores; below zero a bar goes to the left"
+    bars = likeness_bars({'a': row_of(.4), 'b': row_of(.8), 'c': row_of(0.), 'd': row_of(-.1)}, impostor, .95)
+    (_, one), (_, two), (_, none), (left, below) = boxes(bars)
+    zero = float(re.search(r'class="zero" style="left:([\d.]+)%', bars)[1])
+    assert np.isclose(two, 2*one, atol=.15) and none == 0 and np.isclose(left + below, zero, atol=.15)
+    ticks = dict((value, float(at)) for at, value in re.findall(r'left:([\d.]+)%">([\d.]+)</span>', bars))
+    assert list(ticks) == ['0', '0.25', '0.5', '0.75', '1'] and ticks['0'] == zero and ticks['1'] == 100
+    assert np.isclose(zero + two, ticks['1']*.8 + zero*.2, atol=.15)
+
+
+def test_charts_say_what_they_show():
+    bars = Elements(likeness_bars({'full': row_of(.8, .7, .9)}, .1, .95, {'full': 'both'}))
+    curve = Elements(likeness_curves({'full': scores_of([.5, .7])}, 'waltz', .1, .95, {'full': 'both'}))
+    assert bars.all('div')[0]['aria-label'] == 'Mean likeness: both 0.80, another person 0.10, real photos 0.95.'
+    assert curve.all('svg')[0]['aria-label'] == 'Likeness frame by frame in waltz; means: both 0.60.'
+    assert 'likeness' in bars.text and all(word in curve.text for word in ('likeness', 'frame', 'waltz'))
+
+
+def test_a_recogniser_that_prefers_the_impostor_still_has_a_chart():
+    assert boxes(likeness_bars({'full': row_of(.3)}, .6, .5))[0][1] == 30
+
+
+def test_labels_and_colours_come_with_the_data():
+    names = tuple(f'part {i}' for i in range(len(PALETTE) + 1))
+    colours = grid_colours(names)
+    assert len(set(colours.values())) == len(PALETTE) and colours[names[0]] == colours[names[-1]]
+    data = replace(a_run(names=('base', 'zzz')), labels={'zzz': 'Pose branch'})
+    page = re.sub('base64,[^"]*', '', build_page(data))
+    assert 'zzz' not in page and page.count('Pose branch') > 5
+
+
+def test_a_configuration_has_one_colour_in_every_chart():
+    "The order of `clips` decides, whatever the order of `scores`"
+    data = a_run(names=('base', 'full'), dances=('waltz',))
+    turned = replace(data, scores=dict(reversed(data.scores.items())))
+    assert build_page(turned) == build_page(data)
+
+
+def test_clips_have_controls_and_wait_for_a_reader_who_wants_less_motion():
+    page = build_page(a_run())
+    clips = Elements(page).all('video')
+    assert len(clips) == 10 and all('controls' in clip and 'autoplay' not in clip for clip in clips)
+    assert len({clip['aria-label'] for clip in clips}) == 10
+    assert page.count('prefers-reduced-motion') == 2 and 'if (!still) videos[0].play()' in page
+
+
+def test_settings_are_folded_away():
+    page = Elements(build_page(replace(a_run(), facts={'choices': {f'key{i}': 'x' for i in range(90)}})))
+    assert page.all('details') and not any('open' in one for one in page.all('details'))
+    assert 'choices (90)' in page.text
+
+
+def test_photos_are_described():
+    assert [one['alt'] for one in Elements(build_page(a_run())).all('img')] == ['a.jpg, kept', 'b.jpg, rejected']
+
+
+def test_the_headline_is_the_likeness_and_what_it_is_measured_against():
+    row = row_of(.87) | {'no_face_rate': 0, 'frames': 9, 'clips': 2}
+    number, words = headline({'base': row_of(.1), 'full': row}, .02, .94, {'full': 'both'})
+    assert number == '0.87' and words.startswith('Likeness 0.87; real photos of this person score 0.94.')
+    assert '92 % of the range' in words and words.endswith('generated with both.')
+    assert '(counted as 0)' in headline({'full': row}, -.1, .94)[1]
 
 
 def test_the_page_stands_one_configuration_no_photo_no_face_and_a_blind_recogniser():
     data = a_run(names=('full',), dances=('waltz',))
     nobody = FrameScores(np.zeros(5, np.float32), np.zeros(5, bool), np.zeros(5, bool))
     assert '100.0 %' in build_page(replace(data, photos=(), scores={'full': {'waltz': nobody}}))
-    assert 'cannot tell this person' in build_page(replace(data, real=data.stranger))
+    assert 'cannot tell this person' in build_page(replace(data, real=data.impostor))
 
 
 def test_a_run_that_does_not_fit_together():
