@@ -212,7 +212,7 @@ BUGS = (
          'return bootstrap_mean([frame for clip in clips for frame in np.split(clip.cosine, len(clip.cosine))]'),
         ('gain_reversed', 'after[name].cosine.astype(np.float64) - before[name].cosine',
          'before[name].cosine.astype(np.float64) - after[name].cosine'),
-        ('road_from_below_zero', 'floor = max(stranger, 0.)', 'floor = stranger')),
+        ('road_from_below_zero', 'floor = max(impostor, 0.)', 'floor = impostor')),
 
     *bugs('evaluation/identity.py', EVALUATION,
         ('photo_judges_itself', 'np.delete(gallery, i, axis=0) for i', 'gallery for i')),
@@ -234,10 +234,10 @@ BUGS = (
         ('choices_ignored', 'keys | (overrides or {})', 'keys')),
 
     *bugs('embeddings/work.py', RUNS,
-        ('gallery_of_training_photos', "heldout = embed_photos(faces, manifest, photos, 'heldout')",
-         "heldout = embed_photos(faces, manifest, photos, 'train')"),
-        ('gallery_of_all_photos', "heldout = embed_photos(faces, manifest, photos, 'heldout')",
-         'heldout = embed_photos(faces, manifest, photos)')),
+        ('gallery_of_training_photos', "heldout = stored_rows(faces, manifest.kept('heldout'))",
+         "heldout = stored_rows(faces, manifest.kept('train'))"),
+        ('gallery_of_all_photos', "heldout = stored_rows(faces, manifest.kept('heldout'))",
+         'heldout = stored_rows(faces, manifest.kept())')),
 
     *bugs('app/store.py', RUNS,
         ('results_not_checked', 'file_sha256(folder/name) == sha', '(folder/name).stat().st_size >= 0'),

@@ -1,8 +1,11 @@
 """Modules:
 
 - `faceid_nb.adapters.branch`: After this chapter you can hang a face on an unmodified Wan-VACE, turn it up and down, take it off again, and prove that it did no harm.
+- `faceid_nb.app.cli`: After reading you can do everything in this book from a shell, and know what each command promises when something is wrong.
 - `faceid_nb.app.phases`: After reading you can learn a face from photos with three function calls, stop them anywhere, and find every choice and every hash in one folder.
+- `faceid_nb.app.recipes`: After reading you can say in one line what a run should do, change any number of it from the command line, and swap the tiny models for the real ones.
 - `faceid_nb.app.results`: After reading you can make a person dance, turn the clips into numbers, a page and a few lines of text, and know where each number comes from.
+- `faceid_nb.app.runs`: After reading you can run all five phases as notebooks, and keep the executed notebooks as the lab book of the run.
 - `faceid_nb.app.store`: After reading you can stop a run at any moment, type the same command again, and get the same files to the last bit; and until then you keep the old ones.
 - `faceid_nb.app.survey`: After reading you can say which runs lie in a folder, whom each is about, and which files they made.
 - `faceid_nb.app.widgets`: After reading you can accept or reject photos with keys and clicks, and turn a face up and down with a slider, inside JupyterLab.

@@ -42,8 +42,8 @@ from ..models.wan_vace import WanVACE
 ABLATIONS = (
     Ablation('base', ()),
     Ablation('mapper', ('face',)),
-    Ablation('lora', ('lora',)),
-    Ablation('full', ('face', 'lora')),
+    Ablation('lora', ('lora',), 'LoRA'),
+    Ablation('full', ('face', 'lora'), 'both'),
 )
 
 def recipe_folder(

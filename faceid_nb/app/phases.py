@@ -342,12 +342,12 @@ def plan_embed(
     before:PhaseResult,  # Curation
 )->PhasePlan:
     "Plan the identity; result: train, reference, heldout (photos), same and stranger (mean cosines)"
-    strangers = find_impostors(recipe, folder)
-    others = [file_sha256(path) for path in list_photos(strangers)] if strangers else []
+    impostors = find_impostors(recipe, folder)
+    others = [file_sha256(path) for path in list_photos(impostors)] if impostors else []
     def work(place):
         faces, manifest = load_faces(folder/'curate'), load_manifest(folder/'curate')
-        if strangers:
-            unknown = album_faces(strangers, face_finder(recipe), recipe.curation)
+        if impostors:
+            unknown = album_faces(impostors, face_finder(recipe), recipe.curation)
         else:
             unknown = rejected_faces(faces, manifest)
         return embed_into(place, faces, manifest, unknown, recipe.curation.same_person, pack_hashes(recipe))

@@ -244,12 +244,12 @@ def measure(
     )
     tracks = {one: {name: track_faces(faces, frames) for name, frames in by.items()} for one, by in clips.items()}
     scores = {one: {name: score_track(track, gallery) for name, track in by.items()} for one, by in tracks.items()}
-    real, stranger = real_ceiling(gallery), impostor_scores(folder, gallery)
+    real, impostor = real_ceiling(gallery), impostor_scores(folder, gallery)
     rows = {one: summarise(list(by.values())) for one, by in scores.items()} | {
         'real': summarise(real),
-        'stranger': summarise(stranger),
+        'stranger': summarise(impostor),
     }
-    if not stranger.found.any():
+    if not impostor.found.any():
         rows['stranger']['frames'] = 0
     motion = {
         one: summarise_motion(
@@ -257,6 +257,7 @@ def measure(
         )
         for one, by in tracks.items()
     }
+    labels = {one.name: one.label or one.name for one in ABLATIONS}
     data = ReportData(
         f'{recipe.subject}, seed {recipe.seed}',
         photo_cards(folder),
@@ -264,17 +265,21 @@ def measure(
         clips,
         scores,
         real,
-        stranger,
+        impostor,
         recipe.sampling.fps,
         motion=motion,
         facts=facts_of(recipe),
         about_photos=advice_html(folder),
         began_with=start.name if (start := branch_location(recipe)) else '',
+        labels=labels,
     )
     read_video(write_report(place, data)['video'])  # fails when the disk was full
     for name in poses:
         grid = four_way_grid(
-            {one: by[name] for one, by in clips.items()}, {one: by[name] for one, by in scores.items()}, poses[name]
+            {one: by[name] for one, by in clips.items()},
+            {one: by[name] for one, by in scores.items()},
+            poses[name],
+            labels=labels,
         )
         write_clip(place/f'{name}.mp4', grid, recipe.sampling.fps)
     curves = {

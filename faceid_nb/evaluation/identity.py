@@ -116,11 +116,11 @@ def real_ceiling(
 def plot_scores(
     scores:Mapping[str, FrameScores],  # Curve name to its frames
     real:float,                        # Mean of real photos, the ceiling
-    stranger:float,                    # Mean of another person, the floor
+    impostor:float,                    # Mean of another person, the floor
     title:str,                         # With the number that matters
 )->'Figure':                           # Likeness over frames
     "Plot the likeness frame by frame, between another person and real photos"
     longest = max(len(one.cosine) for one in scores.values())
-    lines = {'real photos': np.full(longest, real), 'another person': np.full(longest, stranger)}
+    lines = {'real photos': np.full(longest, real), 'another person': np.full(longest, impostor)}
     curves = {name: one.cosine for name, one in scores.items()}
     return plot_curve(curves | lines, title, 'frame', 'likeness (cosine)')

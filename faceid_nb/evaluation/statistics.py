@@ -93,14 +93,14 @@ def paired_gain(
 # %% ../../nbs/6_evaluation/63_statistics.ipynb #28d36bcb
 def relative_likeness(
     mean:float,      # Likeness of a configuration
-    stranger:float,  # Likeness of another person, the floor
+    impostor:float,  # Likeness of another person, the floor
     real:float,      # Likeness of real photos, the ceiling
 )->float:            # 0 for another person, 1 for this person; may be outside
     "Place a likeness on the scale from another person (or 0 if that is higher) to real photos"
-    if not real > stranger:
-        raise ValueError(f'Real photos score {real:.3f} and another person {stranger:.3f}: the recogniser cannot '
+    if not real > impostor:
+        raise ValueError(f'Real photos score {real:.3f} and another person {impostor:.3f}: the recogniser cannot '
                          'tell them apart. Use another face pack or other photos.')
-    floor = max(stranger, 0.)  # A likeness below 0 counts as no likeness
+    floor = max(impostor, 0.)  # A likeness below 0 counts as no likeness
     return (mean - floor) / (real - floor)
 
 # %% ../../nbs/6_evaluation/63_statistics.ipynb #38757333

@@ -111,8 +111,9 @@ def generate(
 @dataclass(frozen=True)
 class Ablation:
     "Name which adapters are on"
-    name:str                   # As in files and tables
-    adapters:tuple[str, ...]   # Names of the adapters
+    name:str                  # As in files and tables
+    adapters:tuple[str, ...]  # Names of the adapters
+    label:str=''              # As in pictures and reports; the name where it is empty
 
 # %% ../../nbs/5_inference/52_generate.ipynb #74580590
 def clip_seed(
