@@ -492,3 +492,19 @@ def test_nothing_here_can_run_code(root):
         called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         names = {alias.name for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
         assert not called & {'torch.save', 'torch.load', 'pickle.load', 'pickle.dump', 'eval', 'exec'} and not names & {'pickle', 'dill', 'joblib'}, file.name
+
+
+def test_a_tracker_shows_every_loss(tmp_path):
+    pytest.importorskip('tensorboardX', reason='the tracker is an extra: pip install "faceid_nb[track]"')
+    from accelerate.state import AcceleratorState
+    AcceleratorState._reset_state()
+    result, _, _ = go(tmp_path, replace(CONFIG, log_with='tensorboard'))
+    events, = (tmp_path/'trackers').rglob('events.out.tfevents.*')
+    assert events.read_bytes().count(b'loss') >= len(result.losses)
+
+
+def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, 'find_spec', lambda name: None)
+    with pytest.raises(UserError, match='training.log_with=wandb needs the package wandb.*pip install wandb'):
+        go(tmp_path, replace(CONFIG, log_with='wandb'))
+    assert not list(tmp_path.iterdir())

@@ -384,7 +384,7 @@ def preview(
     return draw
 
 # %% ../../nbs/8_app/86_phases.ipynb #20e0a9bc
-SCRATCH = ('checkpoints', 'previews', 'cache')
+SCRATCH = ('checkpoints', 'previews', 'cache', 'trackers')
 TRAINED = (
     'branch.safetensors',
     'lora/pytorch_lora_weights.safetensors',
@@ -393,6 +393,7 @@ TRAINED = (
     'checkpoints/checkpoints.json',
     'checkpoints/step_*.safetensors',
     'previews/step_*.png',
+    'trackers/*',
 )
 
 def plan_train(

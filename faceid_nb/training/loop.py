@@ -176,7 +176,7 @@ def open_accelerator(
                         f'pip install {names[0]}')
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a dropped identity leaves weights unused
     return Accelerator(mixed_precision=config.precision, cpu=cpu, log_with=config.log_with or None,
-                       project_dir=str(folder), kwargs_handlers=[unused])
+                       project_dir=str(Path(folder)/'trackers'), kwargs_handlers=[unused])
 
 # %% ../../nbs/4_training/44_loop.ipynb #323ab61d
 class _Keeper:
