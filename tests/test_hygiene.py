@@ -2,6 +2,7 @@
 from importlib.util import find_spec
 import ast
 import json
+from pathlib import Path
 import re
 
 import pytest
@@ -115,3 +116,10 @@ def test_links_of_the_readme_lead_somewhere(root):
     links = re.findall(r'\]\(([^)#]+)[^)]*\)', (root/'README.md').read_text(encoding='utf-8'))
     dead = [link for link in links if not re.match(r'https?:|mailto:', link) and not (root/link).exists()]
     assert not dead, dead
+
+
+def test_every_notebook_names_its_kernel():
+    "Else JupyterLab asks for one when a chapter is opened"
+    notebooks = [path for path in (Path(__file__).parent.parent/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in path.parts]
+    nameless = [path.name for path in notebooks if json.loads(path.read_text(encoding='utf-8'))['metadata'].get('kernelspec', {}).get('name') != 'python3']
+    assert notebooks and not nameless, nameless
