@@ -358,6 +358,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'faceid_nb.app.runs._dead': ('9_interfaces/runs.html#_dead', 'faceid_nb/app/runs.py'),
                                     'faceid_nb.app.runs._is_a': ('9_interfaces/runs.html#_is_a', 'faceid_nb/app/runs.py'),
                                     'faceid_nb.app.runs._is_whole': ('9_interfaces/runs.html#_is_whole', 'faceid_nb/app/runs.py'),
+                                    'faceid_nb.app.runs._note_key': ('9_interfaces/runs.html#_note_key', 'faceid_nb/app/runs.py'),
+                                    'faceid_nb.app.runs._shown_key': ('9_interfaces/runs.html#_shown_key', 'faceid_nb/app/runs.py'),
                                     'faceid_nb.app.runs._wait': ('9_interfaces/runs.html#_wait', 'faceid_nb/app/runs.py'),
                                     'faceid_nb.app.runs.check_parameters': ( '9_interfaces/runs.html#check_parameters',
                                                                              'faceid_nb/app/runs.py'),

@@ -29,9 +29,12 @@ from traitlets import default
 import faceid_nb
 from .phases import working
 from .recipes import open_recipe
+from .results import show_results
+from .store import read_result
 from ..core.errors import UserError, out_of_memory
-from ..core.files import clear_leftovers, make_private, private_folder, read_json, write_atomic
+from ..core.files import clear_leftovers, make_private, private_folder, read_json, write_atomic, write_json
 from ..core.stop import Stop, held, stop_asked, stoppable
+from ..embeddings.work import ORDER
 
 
 # %% ../../nbs/9_interfaces/91_runs.ipynb #bac9d39b
@@ -164,6 +167,19 @@ def _is_whole(path):
     try: return 'cells' in read_json(path)
     except (UserError, TypeError): return False
 
+def _shown_key(path):
+    "Read whose result an executed notebook shows; empty when that is not known"
+    try:
+        return read_json(path)['metadata'].get('faceid_key', '')
+    except (UserError, OSError, TypeError, KeyError, AttributeError):
+        return ''
+
+def _note_key(path, key):
+    "Write into an executed notebook whose result it shows"
+    page = read_json(path)
+    page['metadata']['faceid_key'] = key
+    make_private(write_json(path, page))
+
 def run_notebook(
     notebook:Path,                 # A papermill target
     out:Path,                      # Where the executed copy goes; only its owner can read it
@@ -199,14 +215,19 @@ def run_notebooks(
     parameters = {'recipe': recipe, 'overrides': dict(overrides), 'folder': str(folder)}
     for name in NOTEBOOKS:
         check_parameters(source/f'{name}.ipynb', parameters)
-    with working(asked, folder, 'evaluate'):
+    with working(asked, folder, 'evaluate') as work:
         clear_leftovers(folder/'notebooks')
-        done = []
+        keys, done = {result.name: result.key for result in work.progress.finished}, []
         for name in NOTEBOOKS:
+            phase, out = name.split('_')[1], folder/'notebooks'/f'{name}.ipynb'
+            done.append(out)
+            if phase in keys and _shown_key(out) == keys[phase]:
+                tell(f'{name}: done before')
+                continue
             tell(f'{name} ...')
-            done.append(
-                run_notebook(
-                    source / f'{name}.ipynb', folder / 'notebooks' / f'{name}.ipynb', parameters, Path.cwd(), timeout
-                )
-            )
+            run_notebook(source/f'{name}.ipynb', out, parameters, Path.cwd(), timeout)
+            if result := read_result(folder/phase, phase):
+                _note_key(out, result.key)
+        if all(phase in keys for phase in ORDER):
+            show_results(folder)
         return done
