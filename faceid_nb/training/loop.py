@@ -37,17 +37,17 @@ def _no_source(batch): return ''
 
 @dataclass(frozen=True)
 class Task:
-    "Say what a training learns, from what, and by which loss"
+    "Describe what a training learns: its weights, its batches and its loss"
     groups:dict[str, dict[str, nn.Parameter]]  # Group -> its weights by name; the stages name the groups
-    draw:Callable[[int, Generator], Any]       # (step, source of chance) -> the batch of this process
+    draw:Callable[[int, Generator], Any]       # (step, random generator) -> the batch of this process
     loss:Callable[[Any], Tensor]               # Batch -> loss, a scalar
-    signature:dict[str, Any] = field(default_factory=dict)   # What two calls must agree in to continue one another
-    buffers:dict[str, Tensor] = field(default_factory=dict)  # Other numbers that change in a step
-    optimizer:Callable[..., torch.optim.Optimizer] = torch.optim.AdamW  # Made of (groups, weight_decay, betas)
-    around:Callable[[Any], AbstractContextManager] = nullcontext        # Batch -> context of its two passes
-    source:Callable[[Any], str] = _no_source   # Says what a batch was made of, for messages
+    signature:dict[str, Any] = field(default_factory=dict)   # Settings that must be equal to resume a run
+    buffers:dict[str, Tensor] = field(default_factory=dict)  # Tensors that change in a step without training
+    optimizer:Callable[..., torch.optim.Optimizer] = torch.optim.AdamW  # Called with (groups, weight_decay, betas)
+    around:Callable[[Any], AbstractContextManager] = nullcontext        # Batch -> context of its forward and backward pass
+    source:Callable[[Any], str] = _no_source   # Batch -> names of its files, for messages
     compare:bool = True                        # Check the loss of the averaged weights before each checkpoint
-    smaller:str = 'Lower the batch size'       # What to do when memory runs out
+    smaller:str = 'Lower the batch size'       # Advice for when memory runs out
 
     @property
     def weights(self)->dict[str, nn.Parameter]:
@@ -59,23 +59,23 @@ def check_stages(
     task:Task,
     config:TrainConfig,
 ):
-    "Refuse stages that train nothing, or a group that is not there"
-    if not config.stages: raise UserError('There is nothing to train: give at least one stage.')
+    "Refuse a stage that trains nothing or names an unknown group"
+    if not config.stages: raise UserError('There is nothing to train. Give at least one stage.')
     for number, stage in enumerate(config.stages, 1):
         if not stage.rates:
             raise UserError(f'Stage {number} trains nothing. Name a group of weights in it, or leave the stage out.')
         for name in stage.rates:
             if name not in task.groups:
                 there = ', '.join(task.groups) or 'nothing'
-                raise UserError(f'Stage {number} trains {name}, and the model carries {there}. '
-                                'Attach it, or leave it out of the stage.')
+                raise UserError(f'Stage {number} trains {name}, but the model has only {there}. '
+                                f'Attach {name}, or leave it out of the stage.')
 
 def enter_stage(
     state:TrainingState,
     task:Task,
     config:TrainConfig,
 ):
-    "Set what trains now and how fast; what has trained for the last time takes its averaged weights"
+    "Set the groups and rates of this stage; a group that stops training takes its averaged weights"
     index, first = stage_at(config, state.step)
     rates = config.stages[index].rates
     before = config.stages[index - 1].rates if index and state.step == first else {}
@@ -94,7 +94,7 @@ def run_signature(
     task:Task,
     config:TrainConfig,
 )->dict[str, Any]:
-    "Describe what two calls must agree in to continue one another"
+    "List the settings that must be equal to resume a run"
     settings = {key: value for key, value in asdict(config).items() if key not in FREE}
     for number, stage in enumerate(config.stages, 1):
         settings |= {f'steps of stage {number}': stage.steps}
@@ -103,11 +103,11 @@ def run_signature(
     return settings | task.signature | {'trained weights': sha256(shapes.encode()).hexdigest()[:16]}
 
 def _resume(
-    state:TrainingState,  # To be brought up to date
-    signature:dict,       # What this run is
+    state:TrainingState,  # Receives the checkpoint
+    signature:dict,       # Of this run
     folder:Path,          # Where checkpoints lie
-)->int:                   # The step to go on from, 0 at the start
-    "Take up the newest checkpoint, if it is of this run"
+)->int:                   # The step to continue from, 0 if there is no checkpoint
+    "Load the newest checkpoint if it is of this run"
     saved = load_checkpoint(folder)
     if saved is None: return 0
     tensors, was, path = saved
@@ -122,24 +122,24 @@ def _resume(
 ABSURD = 100.  # Times the first loss
 
 def _check_finite(
-    numbers:dict[str, float],  # Name -> loss, and length of the gradient
-    step:int,                  # Steps finished
+    numbers:dict[str, float],  # Name -> value, for the loss and the norm of the gradient
+    step:int,                  # Number of finished steps
     made_of:str,               # The files of the batch
 ):
-    "Refuse a number that is not finite before the weights are touched"
+    "Refuse a number that is not finite before the weights change"
     for name, number in numbers.items():
         if abs(number) < float('inf'): continue
-        made = f'The weights are those of the {step} steps before.' if step else 'No step was made.'
+        made = f'The weights are those after step {step}.' if step else 'No step was made.'
         raise UserError(f'The {name} is {number} in step {step + 1}{made_of}. {made} Lower the learning rates.')
 
 def check_weights(
     state:TrainingState,
     task:Task,
     config:TrainConfig,
-    mean:Callable[[Tensor], Tensor] = Tensor.detach,  # Of all processes
+    mean:Callable[[Tensor], Tensor] = Tensor.detach,  # Averages over all processes
 ):
-    "Refuse weights that are not finite, or whose average is far worse than the start"
-    advice = 'The checkpoint before stays. Lower the learning rates.'
+    "Refuse weights that are not finite, or averaged weights with a loss far above the first"
+    advice = 'The last checkpoint is kept. Lower the learning rates.'
     for name, weight in [*state.params.items(), *state.ema.items()]:
         if not weight.isfinite().all():
             raise UserError(f'After step {state.step} the weight {name} holds a number that is not finite. {advice}')
@@ -153,7 +153,7 @@ def check_weights(
 
 # %% ../../nbs/4_training/44_loop.ipynb #cc4059e8
 class _Loss(nn.Module):
-    "Compute the loss of a task, as a module of the weights that train now"
+    "Compute the loss of a task, as a module that owns the weights that train now"
     def __init__(self, task):
         super().__init__()
         self.task = task
@@ -167,7 +167,7 @@ class _Loss(nn.Module):
 def open_accelerator(
     config:TrainConfig,
     folder:Path,         # Where a tracker may write
-    cpu:bool=False,      # Stay on the CPU where there is a GPU
+    cpu:bool=False,      # Use the CPU even if there is a GPU
 )->Accelerator:
     "Make the accelerator of a training; refuse a tracker that is not installed"
     names = {'tensorboard': ('tensorboard', 'tensorboardX')}.get(config.log_with, (config.log_with,))
@@ -180,7 +180,7 @@ def open_accelerator(
 
 # %% ../../nbs/4_training/44_loop.ipynb #323ab61d
 class _Keeper:
-    "Save a training: when it is due, and when a stop comes"
+    "Save checkpoints when they are due and when the training is stopped"
     def __init__(self, state, task, config, accelerator, folder):
         self.state, self.task, self.config, self.accelerator = state, task, config, accelerator
         self.folder, self.signature = folder, run_signature(task, config)
@@ -204,16 +204,16 @@ class _Keeper:
 
 @contextmanager
 def _memory_named(task, step):
-    "Say what to lower when memory runs out in a step"
+    "Name the step and the setting to lower when memory runs out"
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error): raise
-        why = f'{error}'.split('\n')[0][:160] or 'the machine has no more'
+        why = f'{error}'.split('\n')[0][:160] or 'the machine has no memory left'
         raise UserError(f'Memory ran out in step {step + 1}: {why}. {task.smaller}.') from error
 
 def _call(every, state, accelerator):
-    "Run what is due after this step, in the main process"
+    "Run the callbacks that are due after this step, in the main process"
     for n, call in every:
         if n and state.step % n == 0 and accelerator.is_main_process:
             call(state)
@@ -224,10 +224,10 @@ Every = list[tuple[int, Callable[[TrainingState], None]]]  # What to do every n 
 
 @dataclass(frozen=True)
 class TrainResult:
-    "Name what a training leaves"
-    losses:list[float]      # One for each step, also of the steps before a pause
+    "Hold the losses and files of a training"
+    losses:list[float]      # One for each step, including the steps before a pause
     seconds:float           # Of this call
-    resumed_at:int          # Step this call began with
+    resumed_at:int          # Step at which this call began
     files:dict[str, Path] = field(default_factory=dict)  # Adapter -> its file, averaged weights
 
 def _optimizer(task, config):
@@ -243,7 +243,7 @@ def _bar(state, config, progress):
     return tqdm(total=config.total, initial=state.step, desc='training', disable=not (progress and is_watched()))
 
 def _step(state, task, config, module, accelerator):
-    "Make one step"
+    "Run one training step"
     batch = task.draw(state.step, step_generator(config.seed, state.step))
     state.optimizer.zero_grad()
     with task.around(batch):
@@ -264,8 +264,8 @@ def _step(state, task, config, module, accelerator):
 # %% ../../nbs/4_training/44_loop.ipynb #41985593
 def run(
     task:Task,                # Its weights are the averaged ones afterwards
-    config:TrainConfig,       # How
-    folder:Path,              # Where checkpoints go; a run found there is continued
+    config:TrainConfig,
+    folder:Path,              # Where checkpoints go; a run in this folder is resumed
     accelerator:Accelerator,  # From `open_accelerator`
     every:Every=(),
     progress:bool=True,       # Show a bar, in a notebook or a terminal
@@ -286,7 +286,7 @@ def run(
     module, entered = None, None
     keeper = _Keeper(state, task, config, accelerator, folder/'checkpoints')
     with stoppable(), _bar(state, config, progress) as bar, keeper:
-        if state.seen < state.step:  # a stop cut them short
+        if state.seen < state.step:  # a stop interrupted the callbacks of the last step
             _call(every, state, accelerator)
         while state.step < config.total:
             stage = stage_at(config, state.step)[0]
