@@ -194,7 +194,7 @@ def anchor_loss(
     pictures:torch.Tensor,     # Pictures in [0,1] (B, 3, H, W), sides divisible by 32
     points:torch.Tensor,       # Key points in pixels (B, faces, 5, 2)
     boxes:torch.Tensor,        # Boxes in pixels (B, faces, 4)
-    share:torch.Tensor,        # Share of each box that shows the face (B, faces); between HIDDEN and CLEAR it is ignored
+    share:torch.Tensor,        # Share of each box that shows the face (B, faces); ignored between HIDDEN and CLEAR
 )->torch.Tensor:               # Loss, scalar
     "Compute the focal loss on scores, and L1 on box and key points at the anchor nearest in size to each face"
     device, size = pictures.device, pictures.shape[-2:]
