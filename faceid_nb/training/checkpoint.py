@@ -237,7 +237,7 @@ class CheckpointList:
     passing:tuple[PlainName, ...] = ()     # Files that are about to be written or removed
 
 def read_list(
-    folder:Path,      # Where the checkpoints lie; may not exist
+    folder:Path,      # Folder of the checkpoints; may not exist
 )->CheckpointList:    # Empty where nothing was saved
     "Read the list of complete checkpoints"
     path = Path(folder)/LIST
@@ -248,7 +248,7 @@ def _write_list(folder, checkpoints, passing):
     write_json(folder/LIST, {'version': 1, 'checkpoints': written, 'passing': list(passing)})
 
 def clear_passing(
-    folder:Path, # Where the checkpoints lie
+    folder:Path, # Folder of the checkpoints
 ):
     "Remove the files that a killed process was writing or removing"
     listed = read_list(folder)
@@ -258,14 +258,14 @@ def clear_passing(
             inside(folder, name).unlink(missing_ok=True)
 
 def list_checkpoints(
-    folder:Path, # Where the checkpoints lie; may not exist
+    folder:Path, # Folder of the checkpoints; may not exist
 )->list[dict]:   # file, step, sha256; newest first
     "List the complete checkpoints"
     return [{'file': c.file, 'step': c.step, 'sha256': c.sha256} for c in read_list(folder).checkpoints]
 
 # %% ../../nbs/4_training/43_checkpoint.ipynb #5c21aa05
 def save_checkpoint(
-    folder:Path,              # Where the checkpoints lie
+    folder:Path,              # Folder of the checkpoints
     tensors:dict[str,Tensor], # From `TrainingState.state_dict`
     about:dict,               # Settings that must be equal in a resumed run
     keep:int=2,               # Number of checkpoints to keep, at least 2: the newest may be damaged
@@ -290,7 +290,7 @@ def save_checkpoint(
 
 # %% ../../nbs/4_training/43_checkpoint.ipynb #4d1fbd5c
 def load_checkpoint(
-    folder:Path,                               # Where the checkpoints lie
+    folder:Path,                               # Folder of the checkpoints
 )->tuple[dict[str,Tensor], dict, Path]|None:   # Tensors, `about` and the file; None if nothing was saved yet
     "Read the newest complete checkpoint"
     listed = read_list(folder).checkpoints

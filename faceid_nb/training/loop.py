@@ -106,7 +106,7 @@ def run_signature(
 def _resume(
     state:TrainingState,  # Receives the checkpoint
     signature:dict,       # Of this run
-    folder:Path,          # Where checkpoints lie
+    folder:Path,          # Folder of the checkpoints
 )->int:                   # The step to continue from, 0 if there is no checkpoint
     "Load the newest checkpoint if it is of this run"
     saved = load_checkpoint(folder)
