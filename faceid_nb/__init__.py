@@ -2,12 +2,14 @@
 
 - `faceid_nb.adapters.branch`: After this chapter you can hang a face on an unmodified Wan-VACE, turn it up and down, take it off again, and prove that it did no harm.
 - `faceid_nb.app.cli`: After reading you can do everything in this book from a shell, and know what each command promises when something is wrong.
-- `faceid_nb.app.phases`: After reading you can learn a face from photos with three function calls, stop them anywhere, and find every choice and every hash in one folder.
-- `faceid_nb.app.recipes`: After reading you can say in one line what a run should do, change any number of it from the command line, and swap the tiny models for the real ones.
-- `faceid_nb.app.results`: After reading you can make a person dance, turn the clips into numbers, a page and a few lines of text, and know where each number comes from.
+- `faceid_nb.app.erasure`: After this chapter you can remove everything that was made from one person's photos, and check that it is gone.
+- `faceid_nb.app.models`: After this chapter you can open the model of a recipe with its adapters, and find out in a second, not after an hour, whether model, adapters and machine fit together.
+- `faceid_nb.app.phases`: After this chapter you can train a face from photos with three function calls, stop them at any point, and find every setting and every hash in one folder.
+- `faceid_nb.app.recipes`: After this chapter you can describe a run in one line, change any setting from the command line, and switch from the tiny models to real ones.
+- `faceid_nb.app.results`: After this chapter you can generate clips of a person, turn them into scores, a report and a few lines of text, and say where each number comes from.
 - `faceid_nb.app.runs`: After reading you can run all five phases as notebooks, and keep the executed notebooks as the lab book of the run.
-- `faceid_nb.app.store`: After reading you can stop a run at any moment, type the same command again, and get the same files to the last bit; and until then you keep the old ones.
-- `faceid_nb.app.survey`: After reading you can say which runs lie in a folder, whom each is about, and which files they made.
+- `faceid_nb.app.store`: After this chapter you can stop a run at any moment, run the same command again, and get the same files bit for bit. Until they are complete, you keep the old ones.
+- `faceid_nb.app.survey`: After this chapter you can list the runs below a folder, the person of each run, and the files that each run made.
 - `faceid_nb.app.widgets`: After reading you can accept or reject photos with keys and clicks, and turn a face up and down with a slider, inside JupyterLab.
 - `faceid_nb.core.errors`: After reading you can tell a user's mistake from a bug, and check any value from a user with one annotation.
 - `faceid_nb.core.files`: After this you can write files that are never half written, and record which configuration and versions made them.
@@ -32,6 +34,10 @@
 - `faceid_nb.evaluation.report`: After this chapter a run ends in one page that you can share: photos, pose clip, generated clips and likeness.
 - `faceid_nb.evaluation.statistics`: After this chapter you can summarise thousands of frame scores in one row, with an interval for the mean.
 - `faceid_nb.models.wan_folder`: After this chapter you can open a Wan-VACE model from a folder, know what is missing before anything is loaded, and read the sizes of a model without opening it.
+- `faceid_nb.training.checkpoint`: After this chapter you can kill a training at any moment, start it again, and end with the same bits as if nothing had happened.
+- `faceid_nb.training.data`: After this chapter you can turn a curated folder of photos into a small file of tensors, and draw the batch of any training step from it without drawing the batches of the steps before.
+- `faceid_nb.training.finetune`: After this chapter you can train adapters on a face, measure the progress, interrupt the training, and still get the same bits as without the interruption.
+- `faceid_nb.training.loop`: After this chapter you can train any set of weights in stages, stop whenever you like, and end with the same numbers as if you had not.
 - `faceid_nb.world.facepack`: After this you can train a face detector and a recogniser, test them on new people, and write them for insightface.
 - `faceid_nb.world.figure`: After this you can paint a whole person in any pose, light and clothes, with the exact position of the face.
 - `faceid_nb.world.people`: After this you can draw any number of people, and look-alikes of a person at exactly the distance that you choose.

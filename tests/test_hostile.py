@@ -139,7 +139,7 @@ def test_face_branch_that_nothing_can_start_from(tmp_path, capsys, run):
     weights = bytearray(other.read_bytes())
     weights[len(weights)//2] ^= 1
     other.write_bytes(weights)
-    assert 'the face pack of this package' in fails(capsys, 'train', run, f'pack.root={tmp_path/"packs"}')
+    assert 'the shipped face pack' in fails(capsys, 'train', run, f'pack.root={tmp_path/"packs"}')
     assert left(run) == before and own.read_bytes() == b'what this run has learned'
 
 

@@ -62,5 +62,5 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, monkeypatch):
     class Three:
         num_processes = 3
     monkeypatch.setattr(finetune, 'open_accelerator', lambda config, folder: Three())
-    with pytest.raises(UserError, match='batch_size=2 cannot be shared by 3 processes'): go(tmp_path)
+    with pytest.raises(UserError, match='batch_size=2 cannot be split equally over 3 processes'): go(tmp_path)
     assert not list(tmp_path.iterdir())

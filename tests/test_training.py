@@ -483,7 +483,7 @@ def test_the_cache_is_made_once(tmp_path):
     flat = [{'latents': b.latents, 'mask': b.mask, **b.conditions} for b in batches]
     assert flat[0].keys() == flat[1].keys() and all(torch.equal(tensor, flat[1][name]) for name, tensor in flat[0].items())
     assert len({save_cache(tmp_path/f'{i}.safetensors', one).read_bytes() for i in range(4)}) == 1
-    with pytest.raises(ValueError, match='no training cache'): load_cache(files.save_tensors(tmp_path/'other.safetensors', {'x': torch.zeros(1)}, {}))
+    with pytest.raises(ValueError, match='not a training cache'): load_cache(files.save_tensors(tmp_path/'other.safetensors', {'x': torch.zeros(1)}, {}))
 
 
 def test_nothing_here_can_run_code(root):
