@@ -138,17 +138,17 @@ def generate_clips(
     "Generate all dances of one ablation; each prompt is encoded once"
     adapters = adapters or {}
     if set(prompts) != set(poses):
-        raise UserError(f'poses {sorted(poses)} and prompts {sorted(prompts)} differ: give each clip one prompt')
+        raise UserError(f'The poses {sorted(poses)} and the prompts {sorted(prompts)} differ: give each clip one prompt.')
     for name in ablation.adapters:
         if name not in adapters:
-            raise UserError(f'{ablation.name} uses the adapter {name}, and the model carries '
+            raise UserError(f'{ablation.name} uses the adapter {name}, and the model has '
                             f'{", ".join(adapters) or "none"}. Attach it first.')
         if 'id_embed' in adapters[name].wants and id_embed is None:
             raise UserError(f'{ablation.name} needs an identity: pass the embedding of the person.')
     texts = {prompt: encode_prompt(model, prompt, sampling) for prompt in sorted(set(prompts.values()))}
     clips = {}
-    silent = not progress or get_ipython() is None and not sys.stderr.isatty()
-    for name, pose in tqdm(poses.items(), desc=ablation.name, unit='clip', disable=silent):
+    hidden = not progress or get_ipython() is None and not sys.stderr.isatty()
+    for name, pose in tqdm(poses.items(), desc=ablation.name, unit='clip', disable=hidden):
         drawn = replace(sampling, seed=clip_seed(sampling.seed, name))
         clips[name] = generate(model, pose, texts[prompts[name]], drawn, adapters, id_embed, ablation.adapters)
         if on_clip is not None:
@@ -166,7 +166,7 @@ def write_clips(
     folder.mkdir(parents=True, exist_ok=True)
     for name in clips:
         if name != Path(name).name or name.startswith('.'):
-            raise UserError(f'{name!r} cannot be a file name: name clips plainly, without / and without a dot in front')
+            raise UserError(f'{name!r} cannot be a file name. Name clips without / and without a dot in front.')
     paths = {name: folder/f'{name}.mp4' for name in clips}
     for name, frames in clips.items():
         write_video(paths[name], frames, fps)

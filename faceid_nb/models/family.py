@@ -1,4 +1,4 @@
-"""After this chapter you can say what every loop, cache and sampler of this book may ask of a model, and add a new family of models as one chapter.
+"""After this chapter you know the few methods that every loop, cache and sampler of this book calls on a model, and you can add a new family of models as one chapter.
 
 Say what a family of video or image models can do, so that training and sampling need to know nothing else about it."""
 
@@ -117,5 +117,5 @@ def check_conditions(
     unknown = sorted(set(given) - set(needs) - set(wants))
     if unknown:
         readers = ', '.join([*needs, *wants])
-        raise UserError(f'The condition {unknown[0]} is read by nothing here. Known are {readers}: attach its adapter, '
+        raise UserError(f'The condition {unknown[0]} is read by nothing. Known are {readers}: attach its adapter, '
                         'or leave it out.')
