@@ -91,7 +91,7 @@ class FaceBranch:
         unconditional:bool,    # Is it the pass of the pipeline without a prompt?
         given:Tensor|None,     # Identities that the caller handed over, (B, id_dim)
     )->Tensor:                 # (B, id_dim)
-        "Answer which identities the next forward pass shows, and set the strength for it"
+        "Return the identities of the next forward pass, and set its strength"
         absent = given is None and self._identity is None
         for value in self.values:
             value.scale = 0. if absent else self.scale

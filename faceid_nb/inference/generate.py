@@ -76,7 +76,7 @@ def generate(
     pose:np.ndarray,                  # Pose clip (F, H, W, 3) uint8, F = 4k+1
     prompt:str|PromptEmbeds,          # What to show
     sampling:Sampling,                # How to draw
-    adapters:Adapters|None=None,      # All that is attached
+    adapters:Adapters|None=None,      # All attached adapters
     id_embed:torch.Tensor|None=None,  # (D,) unit, the person to show
     on:tuple[str, ...]|None=None,     # Names of the adapters that are on; None: all
 )->np.ndarray:                        # (F, H, W, 3) uint8
@@ -130,7 +130,7 @@ def generate_clips(
     prompts:Mapping[str, str],        # Clip name to prompt
     sampling:Sampling,                # How to draw
     ablation:Ablation,                # Which adapters are on
-    adapters:Adapters|None=None,      # All that is attached
+    adapters:Adapters|None=None,      # All attached adapters
     id_embed:torch.Tensor|None=None,  # (D,) unit, the person to show
     progress:bool=True,               # One bar over the clips
     on_clip:Callable[[str, np.ndarray], None]|None=None,  # Called with each finished clip

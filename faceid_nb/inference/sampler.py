@@ -29,7 +29,7 @@ def guided_velocity(
     model:Family,
     x_t:Tensor,             # (B, C, f, h, w)
     t:Tensor,               # (B,) in [0, 1]
-    guides:list[Guide],     # The first is what all others start from
+    guides:list[Guide],     # The first is the start of all others
     adapters:Adapters,
     expert:int=0,           # Index into `model.hosts`
     control_scale:float=1.,
@@ -74,10 +74,10 @@ def sample(
     noise:Tensor,                  # (B, C, f, h, w) float32, unit normal
     guides:list[Guide],            # See `guided_velocity`
     sigmas:Tensor,                 # (steps + 1,), times from 1 down to 0; see `Family.sigmas`
-    adapters:Adapters|None=None,   # All that is attached
+    adapters:Adapters|None=None,   # All attached adapters
     strengths:Strengths|None=None, # None: everything at 1
     windows:list[slice]|None=None, # Latent frames denoised together; None: all of them
-    on_step:Callable[[int, Tensor], None]|None=None,  # Is shown the latents after each step; may stop by raising
+    on_step:Callable[[int, Tensor], None]|None=None,  # Called with the latents after each step; may raise to stop
 )->Tensor:                         # (B, C, f, h, w)
     "Sample the latents of a clip from noise; deterministic for equal arguments"
     adapters = adapters or {}

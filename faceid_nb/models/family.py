@@ -44,10 +44,10 @@ class Host(Protocol):
     occupied:bool              # Does a module make tokens already?
 
     def attach(self, tokens:nn.Module, give:Callable[[int, torch.device, bool, Tensor|None], Tensor]):
-        "Make tokens of what `give` answers for (batch size, device, unconditional, what the caller gave) before each pass"
+        "Compute tokens from `give(batch size, device, unconditional, tensor of the caller)` before each pass"
 
     def detach(self):
-        "Take the module that makes tokens away"
+        "Remove the module that makes tokens"
 
 # %% ../../nbs/2_models/25_family.ipynb #60f68d2d
 class Family(Protocol):

@@ -141,9 +141,9 @@ class WanHost:
 
     def attach(self,
         tokens:nn.Module,  # Makes the tokens; becomes a part of the transformer
-        give:Callable[[int, torch.device, bool, Tensor|None], Tensor], # Answers what it makes them of
+        give:Callable[[int, torch.device, bool, Tensor|None], Tensor], # Returns the input of `tokens`
     ):
-        "Make tokens of what `give` answers for (batch size, device, unconditional, what the caller gave) before each pass"
+        "Compute tokens from `give(batch size, device, unconditional, tensor of the caller)` before each pass"
         self.module.condition_embedder.image_embedder = tokens
         names = list(signature(type(self.module).forward).parameters)[1:]
         def before(module, args, kwargs):
@@ -163,7 +163,7 @@ class WanHost:
         self.module.cache_context = self._overheard(self.module.cache_context)
 
     def detach(self):
-        "Take the module that makes tokens away; the transformer is the base again"
+        "Remove the module that makes tokens; the transformer is the base again"
         for hook in self._hooks:
             hook.remove()
         del self.module.cache_context
