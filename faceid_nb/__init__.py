@@ -1,6 +1,7 @@
 """Modules:
 
-- `faceid_nb.adapters.branch`: After this chapter you can hang a face on an unmodified Wan-VACE, turn it up and down, take it off again, and prove that it did no harm.
+- `faceid_nb.adapters.branch`: After this chapter you can attach a face adapter to an unmodified Wan-VACE, change its strength, detach it, and prove that the base model is unchanged.
+- `faceid_nb.adapters.pretrained`: After this chapter you can pretrain a face branch on many people, start a training from it, and say how much that improves the result.
 - `faceid_nb.app.cli`: After reading you can do everything in this book from a shell, and know what each command promises when something is wrong.
 - `faceid_nb.app.erasure`: After this chapter you can remove everything that was made from one person's photos, and check that it is gone.
 - `faceid_nb.app.models`: After this chapter you can open the model of a recipe with its adapters, and find out in a second, not after an hour, whether model, adapters and machine fit together.

@@ -158,7 +158,7 @@ def test_files_that_do_not_fit(tmp_path):
     model = base_model()
     add_lora(model, LoraSettings(rank=2), torch.Generator().manual_seed(0))
     lora = save_lora(tmp_path, model)
-    with pytest.raises(ValueError, match='is no face branch'): load_branch(lora, WanHost(base_model()))
+    with pytest.raises(ValueError, match='is not a face branch'): load_branch(lora, WanHost(base_model()))
     with pytest.raises(ValueError, match='not a LoRA'): load_lora(base_model(), tmp_path/'branch.safetensors')
     wide = base_model(width=64)
     with pytest.raises(ValueError, match=r'LoRA of another model.*lora_A.weight \(2, 32\) for a layer of \(64, 64\)'): load_lora(wide, lora)

@@ -180,7 +180,7 @@ def test_near_duplicates_stay_on_one_side(tmp_path):
 def test_one_evening_is_split_and_said(tmp_path):
     for i in range(9): draw(tmp_path/f'ann{i}.png', i)
     manifest = curate(tmp_path, ByColour(), CONFIG, tmp_path.parent/'evening', CROP, progress=False, split=SplitConfig(near_bits=144))
-    assert len(manifest.kept('heldout')) >= 3 and manifest.kept('train') and 'nearly alike' in manifest.notes[0]
+    assert len(manifest.kept('heldout')) >= 3 and manifest.kept('train') and 'nearly the same' in manifest.notes[0]
     assert load_manifest(tmp_path.parent/'evening') == manifest
 
 

@@ -127,7 +127,7 @@ def test_hostile_clips_open_nothing_else(clips, tmp_path, capfd, kind):
     assert capfd.readouterr() == ('', '')
 
 
-def test_sound_alone_is_told(clips): refused(lambda: read_video(clips/'sound.mp4'), 'sound.mp4', 'no pictures')
+def test_sound_alone_is_told(clips): refused(lambda: read_video(clips/'sound.mp4'), 'sound.mp4', 'no video')
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -76,8 +76,6 @@ def test_a_pose_clip_that_does_not_fit_is_refused_before_the_training(finished, 
 
 def test_curation_stores_what_the_encoder_would_compute(finished):
     "Later phases read what curation stored; it equals the embedding of a photo decoded again"
-    import numpy as np
-
     from faceid_nb.app.models import face_finder
     from faceid_nb.curation.manifest import load_manifest
     from faceid_nb.embeddings.encoders import embed_photos

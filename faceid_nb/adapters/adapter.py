@@ -1,4 +1,4 @@
-"""After this chapter you can say what an adapter promises, use any set of adapters without knowing what they are, and see on ten lines of code how the promises are kept.
+"""After this chapter you know what an adapter promises, can use any set of adapters without knowing their kinds, and have seen in ten lines of code how the promises are kept.
 
 Say what an adapter on a frozen denoiser promises, and use a set of adapters by their names."""
 
@@ -32,7 +32,7 @@ class Adapter(Protocol):
         "Name the weights of the adapter, nothing of the base"
 
     def load_state_dict(self, state:dict[str, Tensor]):
-        "Take weights over; nothing changes unless all fit"
+        "Load weights; nothing changes unless all fit"
 
     def set_conditions(self, conditions:Conditions):
         "Read `wants` from a bundle; what is not there counts as absent"
@@ -41,7 +41,7 @@ class Adapter(Protocol):
         "Write the adapter below a folder and return its file"
 
     def detach(self):
-        "Leave the base behind"
+        "Remove the adapter, so that the base is left"
 
 Adapters = Mapping[str, Adapter]  # Name in files and tables -> adapter
 

@@ -1,4 +1,4 @@
-"""After this chapter you can give a frozen denoiser a small, removable memory, store it in the format everybody reads, and refuse a file that was made for another model.
+"""After this chapter you can add a small, removable change to a frozen denoiser, store it in the format that most programs read, and refuse a file that was made for another model.
 
 LoRA on the denoiser through peft: zero at the start, switched by a scale, stored in the diffusers format."""
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/3_adapters/33_lora.ipynb #6c630b0b
 ADAPTER = 'face'                              # The name under which peft keeps our LoRA
-FILE = 'pytorch_lora_weights.safetensors'     # The name that diffusers looks for
-SETTINGS = 'lora_adapter_metadata'             # The entry of the file's header where diffusers looks for rank and alpha
+FILE = 'pytorch_lora_weights.safetensors'     # The name that diffusers expects
+SETTINGS = 'lora_adapter_metadata'             # The entry of the file's header where diffusers reads rank and alpha
 ATTENTION = r'blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0)'
 TRUNK = r'blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ffn\.net\.(0\.proj|2))'
 
@@ -40,7 +40,7 @@ Alpha = Annotated[Positive, Field(le=10_000)]
 
 @configuration
 class LoraSettings:
-    "Say how large a LoRA is and where it sits"
+    "Describe the size of a LoRA and the layers that it changes"
     rank:Rank = 16           # r
     alpha:Alpha = 16.        # The change is multiplied by alpha/r
     targets:Pattern = TRUNK  # Regular expression over whole names of linear layers
@@ -71,7 +71,7 @@ def _attach(
     transformer:nn.Module,  # A diffusers transformer, without our LoRA
     config:'LoraConfig',    # Sizes, strengths and places, for peft
 ):
-    "Put an adapter of peft in place, its weights float32; what else needs a gradient stays as it is"
+    "Put an adapter of peft in place, its weights float32; the `requires_grad` of other weights does not change"
     needed = {n: p.requires_grad for n, p in transformer.named_parameters()}
     with torch.random.fork_rng(devices=[]):
         transformer.add_adapter(config, adapter_name=ADAPTER)
@@ -337,7 +337,6 @@ def remove_lora(
     else:
         transformer.unload_lora()
 
-
 # %% ../../nbs/3_adapters/33_lora.ipynb #81d7c896
 class Lora:
     "Our LoRA on one denoiser; see `adapters.adapter.Adapter`"
@@ -350,7 +349,7 @@ class Lora:
 
     @property
     def scale(self)->float:
-        "Tell the strength: 0 is the base model, 1 as trained"
+        "Return the strength: 0 is the base model, 1 as trained"
         return self._scale
 
     @scale.setter
@@ -372,7 +371,7 @@ class Lora:
     def load_state_dict(self,
         state:dict[str,Tensor],  # What `state_dict` of a LoRA of the same sizes gave
     ):
-        "Take weights over; nothing changes unless all fit"
+        "Load weights; nothing changes unless all fit"
         take_over(self.named_parameters(), state, 'LoRA')
 
     def save(self,
@@ -382,7 +381,7 @@ class Lora:
         return save_lora(Path(folder)/'lora', self.host.module)
 
     def detach(self):
-        "Leave the base behind"
+        "Remove the LoRA, so that the base is left"
         remove_lora(self.host.module)
 
 def attach_lora(

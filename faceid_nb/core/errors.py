@@ -39,9 +39,9 @@ Share = Annotated[float, Field(ge=0, le=1)]     # A part of a whole
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]      # A learning rate
-Shift = Annotated[float, Field(gt=0, le=100)]   # Of time, towards noise
+Shift = Annotated[float, Field(gt=0, le=100)]   # The shift of time towards noise
 Fraction = Annotated[float, Field(ge=0, lt=1)]  # A part, never the whole
-Decay = Annotated[float, Field(ge=0, lt=1)]     # Of a running mean
+Decay = Annotated[float, Field(ge=0, lt=1)]     # The decay of a running mean
 Cosine = Annotated[float, Field(ge=-1, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**62)]
 
@@ -55,8 +55,8 @@ MUST = {
     'less_than_equal': 'at most {le}', 'less_than': 'less than {lt}', 'literal_error': '{expected}'}
 
 def explain(
-    error:ValidationError,  # What pydantic refused
-    prefix:str = '',        # What stands before the names of the fields
+    error:ValidationError,  # The error that pydantic raised
+    prefix:str = '',        # Text before the names of the fields
 )->str:                     # One line: each wrong key, what it must be and what came
     "Say in one line which values are wrong"
     lines = []
@@ -119,7 +119,7 @@ FrameCount = Annotated[Count, AfterValidator(_chained)]         # Frames of a cl
 # %% ../../nbs/0_core/00_errors.ipynb #ba1f13c5
 def check_value(
     kind:Any,        # An annotation or a pydantic dataclass
-    value:object,    # What came, from a file or a command line
+    value:object,    # The value from a file or a command line
     name:str,        # How to call it in an error: a key, or a file
 )->Any:              # The value, of that kind
     "Check one value against an annotation"

@@ -50,7 +50,7 @@ def _flush(
 ASIDE = '.faceid_part.'  # Begins the name of every file that is still being written: .faceid_part.<pid>.<name>
 
 def write_atomic(
-    path:Path,                     # Where the file shall be; missing folders are made
+    path:Path,                     # The file to write; missing folders are made
     write:Callable[[Path], None],  # Writes the whole file to the path it is given (same suffix)
 )->Path:                           # `path`
     "Write a file aside, flush it and rename it: `path` is the old file or the whole new one, never half of it"
@@ -83,7 +83,7 @@ def _is_stale(path):
 def clear_leftovers(
     folder:Path,  # Searched with its sub-folders; links are not followed
 )->int:           # How many files were removed
-    "Remove the half-written files that a killed process left below `folder`; call it before you write there"
+    "Remove the half-written files that a killed process left below `folder`; call this before you write there"
     pattern = re.compile(re.escape(ASIDE) + r'\d+\..+')
     found = [Path(place)/name for place, _, names in os.walk(folder) for name in names if pattern.fullmatch(name)]
     stale = [path for path in found if _is_stale(path)]
@@ -184,7 +184,7 @@ HASH = 'faceid_nb.sha256'  # The entry of the header that `save_tensors` adds: a
 
 def content_sha256(
     tensors:dict[str,Tensor], # Name to tensor
-    words:dict[str,str],      # What the header says besides
+    words:dict[str,str],      # The other entries of the header
 )->str:                       # 64 hex digits
     "Hash names, types, shapes and bytes of tensors and the words beside them, independent of their order in the file"
     digest = sha256(json.dumps(sorted(words.items())).encode())
@@ -235,12 +235,12 @@ def load_tensors(
         raise UserError(f'{path} is not a whole safetensors file ({reason}). Write or fetch it again.') from error
     expected = words.pop(HASH, None)
     if expected not in (None, content_sha256(tensors, words)):
-        raise UserError(f'{path} is not as it was written: its content does not match its own hash. '
+        raise UserError(f'{path} was changed after it was written: its content does not match its hash. '
                         'Restore the file, or make it again.')
     return tensors, words
 
 def header_as(
-    words:dict[str,str],  # What the header of a safetensors file says
+    words:dict[str,str],  # The header of a safetensors file
     name:str,             # An entry of it that holds JSON
     kind:Any,             # What it must hold: an annotation or a pydantic dataclass
     path:Path,            # The file, for messages

@@ -52,12 +52,12 @@ def grain(
 class Fineness(NamedTuple):
     "Hold the measurements that tell a picture of a face from its copies"
     side:float      # Size of the face, pixels
-    seen:float      # The same at the size at which it was measured
+    seen:float      # Size of the face in the picture that was measured, pixels
     noise:float     # Grain, grey levels
     coarse:float    # Mean step of the JPEG table; 0 for formats that lose nothing
     palette:bool    # Stored with a palette?
     n_bytes:int     # Size of the file
-    power:tuple     # Of each band; empty for a face of a few pixels
+    power:tuple     # Power of each band; empty for a face of a few pixels
 
 def fineness(
     image:np.ndarray,    # Picture uint8 RGB (H, W, 3)

@@ -54,7 +54,7 @@ def read_image(
     except UnidentifiedImageError as e:
         raise UserError(f'{path} is not a picture that Pillow can read: convert it to JPEG or PNG.') from e
     except Image.DecompressionBombError as e:
-        raise UserError(f'{path} claims more pixels than any camera has ({e}): make it smaller.') from e
+        raise UserError(f'{path} has more pixels than any camera ({e}): make it smaller.') from e
     except (OSError, SyntaxError, ValueError) as e:
         raise UserError(f'{path} could not be read to its end ({e}): copy it again from where it came.') from e
 
@@ -170,11 +170,11 @@ def probe_video(
     with path.open('rb') as file:
         head = file.read(12)
     if 'moov atom not found' in said and head[4:8] == b'ftyp':
-        raise UserError(f'{path} is cut short, the index at its end is missing: copy it again.')
+        raise UserError(f'{path} is cut short (the index at its end is missing): copy it again.')
     stream = re.search(r'^  Stream #0:0.*?: Video: (.*)$', said.partition('\nOutput #0')[2], re.M)
     size = stream and re.search(r', (\d+)x(\d+)\b', stream[1])
     if not size and re.search(r'^  Stream #0:\d+.*?: Audio: ', said, re.M):
-        raise UserError(f'{path} holds sound and no pictures: give a video file.')
+        raise UserError(f'{path} has sound but no video: give a video file.')
     if not size and (head[4:8] == b'ftyp' or head[:4] in (b'RIFF', b'\x1aE\xdf\xa3')):
         raise UserError(f'{path} is cut short or damaged: copy it again, or convert it to H.264 mp4.')
     if not size: raise UserError(f'{path} is not a clip that ffmpeg can read: convert it to H.264 mp4.')
@@ -210,10 +210,10 @@ def truncated_clip_error(
 
 def read_video(
     path:Path,                   # A clip: .mp4 .mov .m4v .mkv .webm .avi
-    most:int|None=None,          # Frames wanted, from the first on; None takes all
+    most:int|None=None,          # Frames to read, from the first; None reads all
     max_bytes:int=500_000_000,   # Larger clips are refused: 417 frames of 832 x 480
 )->tuple[np.ndarray, float]:     # Frames (F, H, W, 3) uint8, and frames a second
-    "Read the frames of a clip, and no more of them than wanted; an error names the file"
+    "Read at most `most` frames of a clip; an error names the file"
     path = Path(path)
     clip = probe_video(path)
     if clip.declared and (most is None or clip.frames < most): raise truncated_clip_error(path, clip.declared, clip.frames)

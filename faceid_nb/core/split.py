@@ -1,4 +1,4 @@
-"""After reading you can split photos between training and evaluation without leaks, and a new photo moves no old one.
+"""After reading you can split photos between training and evaluation without leaks, and a new photo does not change the split of an old one.
 
 Split photos between training, reference and evaluation, each by its own hash."""
 
@@ -28,7 +28,7 @@ class SplitConfig:
     "Describe how the kept photos are split"
     heldout:float = .25    # Share held out for the evaluation
     reference:float = 0.   # Share that only defines the identity
-    # Photos that differ in at most so many of 144 signs stay on one side; unlike photos differ in 40 and more
+    # Photos that differ in at most so many of 144 bits stay in one split; unrelated photos differ in 40 and more
     near_bits:int = 36
 
 def place_of(
@@ -39,14 +39,14 @@ def place_of(
 
 # %% ../../nbs/0_core/08_split.ipynb #3fd7f490
 def near_groups(
-    looks:list,      # Photos with a `sha256` and a `signature` (2, 144): the signs as it lies and mirrored
-    near_bits:int,   # How many of 144 signs may differ
+    photos:list,     # Photos with a `sha256` and a `signature` (2, 144): the hash of the picture and of its mirror image
+    near_bits:int,   # How many of 144 bits may differ
 )->dict[str, str]:   # sha256 -> smallest sha256 of its group
-    "Group photos that look nearly alike, directly or through others"
+    "Group similar photos, directly or through others"
     def signs(way):
-        return np.stack([2*photo.signature[way].astype(np.float32) - 1 for photo in looks])
+        return np.stack([2*photo.signature[way].astype(np.float32) - 1 for photo in photos])
 
-    n = len(looks)
+    n = len(photos)
     plain, mirrored = signs(0), signs(1)
     pairs = []
     for i in range(0, n, 1000):
@@ -56,7 +56,7 @@ def near_groups(
     one, two = np.concatenate(pairs).T
     graph = coo_array((np.ones(len(one)), (one, two)), (n, n))
     group = connected_components(graph, directed=False)[1]
-    hashes = [photo.sha256 for photo in looks]
+    hashes = [photo.sha256 for photo in photos]
     first = {}
     for sha, g in sorted(zip(hashes, group)):
         first.setdefault(g, sha)
@@ -70,7 +70,7 @@ def bursts(
     size = Counter(leader.values())
     most = max(2, len(leader)//4)
     large = [g for g, n in size.items() if n > most or n == len(leader)]
-    notes = tuple(f'{size[g]} photos look nearly alike (same place, same light). Some are used for training and some '
+    notes = tuple(f'{size[g]} photos are nearly the same (same place, same light). Some are used for training and some '
                   'are held out, so the likeness measured on them is too high. Add photos from other days and places.'
                   for g in large)
     return {sha: sha if g in large else g for sha, g in leader.items()}, notes

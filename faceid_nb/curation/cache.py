@@ -100,7 +100,7 @@ def _is_sound_face(face):
 def check_sound(
     features:PhotoFeatures,  # From a file
 )->bool:
-    "Check that a look has the types and shapes that `extract_features` gives"
+    "Check that features have the types and shapes that `extract_features` gives"
     n = len(features.faces)
     texts = [features.file, features.sha256, features.problem, *features.notes]
     if not all(isinstance(text, str) for text in texts): return False

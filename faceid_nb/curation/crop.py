@@ -64,7 +64,7 @@ class CropConfig:
 def window(
     size:tuple,     # Height and width of the photo
     shape:tuple,    # Height and width of the model: only their ratio counts
-    face:Face,      # Whom to frame
+    face:Face,      # The subject's face
     height:float,   # Height wanted, pixels; less where the photo is smaller
 )->tuple:           # Left, top, right, bottom, inside the photo (4 floats)
     "Compute a window of the model's proportions around a face, centred across and placed by its size"

@@ -194,8 +194,8 @@ def ceiling(
     "Compute the likeness that a perfect result may reach"
     e = np.asarray(embeddings, np.float64)
     if len(e) < 2 or len(e) != len(files):
-        raise ValueError(f'{len(e)} embeddings and {len(files)} names; wanted one name each and at least 2, '
-                         'because a single photo agrees with nothing')
+        raise ValueError(f'Got {len(e)} embeddings and {len(files)} names; one name for each and at least 2 were expected, '
+                         'because a single photo agrees with nothing.')
     pairs = (e @ e.T)[np.triu_indices(len(e), 1)]
     others = e.sum(0) - e
     each = (e*others).sum(1)/np.linalg.norm(others, axis=1)
@@ -226,7 +226,7 @@ def face_map(
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
     places = np.pad((u*s)[:, :2], ((0, 0), (0, max(0, 2 - len(s)))))
     mine = np.array([k == 'kept' for k in kinds])
-    # The person lies to the right and up, so that a folder always gives the same map
+    # The person is at the upper right, so that a folder always gives the same map
     places *= np.where(places[mine].mean(0) < 0, -1, 1) if mine.any() else 1
     return FaceMap(files, kinds, places, float((s[:2]**2).sum()/max((s**2).sum(), 1e-12)))
 
@@ -349,7 +349,7 @@ def similarity_matrix(
 # %% ../../nbs/1_curation/18_dataset_advice.ipynb #8f9d99fa
 def candidates_figure(
     all_features:list,  # One `PhotoFeatures` a photo
-    people:tuple,       # Per person the (look, face) indices, as `Unclear.people`
+    people:tuple,       # Per person the (photo, face) indices, as `AmbiguousSubject.people`
     at_most:int = 6,    # Photos shown of each
 )->'Figure':            # One row a person
     "Draw the people who could be the subject, each with a row of photos"

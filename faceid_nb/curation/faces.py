@@ -42,7 +42,7 @@ class Face:
     def area(self)->float: return self.width*self.height
 
 # %% ../../nbs/1_curation/12_faces.ipynb #5f2c0bc2
-# ArcFace's key points in a chip of 112 x 112
+# ArcFace's key points in an aligned face of 112 x 112
 ARCFACE_TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
 
 # %% ../../nbs/1_curation/12_faces.ipynb #addd8ae5
@@ -75,7 +75,7 @@ def align_face(
     return cv2.warpAffine(image, matrix, (side, side), borderValue=0)
 
 # %% ../../nbs/1_curation/12_faces.ipynb #d9702d2e
-# Seen too closely, a large face falls into several; seen from too far, a whole person passes for a face. So a finer
+# At a fine scale a large face is found as several; at a coarse scale a whole person passes for a face. So a finer
 # pass may only add faces that cover fewer than 32 pixels in the coarsest pass; the higher score decides between two.
 def _same_place(one, two):
     def has_middle_of(outer, inner):
@@ -104,7 +104,7 @@ def rotate_back(
             90: lambda x, y: (width - 1 - y, x),
             180: lambda x, y: (width - 1 - x, height - 1 - y),
             270: lambda x, y: (y, height - 1 - x)}
-    if turn not in back: raise ValueError(f'turned by {turn} degrees; wanted 0, 90, 180 or 270')
+    if turn not in back: raise ValueError(f'A picture can be turned by 0, 90, 180 or 270 degrees, got {turn}.')
     if not turn: return face
     corners, points = (np.stack(back[turn](*p.T), 1) for p in (face.box.reshape(2, 2), face.keypoints))
     return replace(face, box=np.concatenate([corners.min(0), corners.max(0)]), keypoints=points, turn=turn)
@@ -124,7 +124,7 @@ def rate_pass(
 # %% ../../nbs/1_curation/12_faces.ipynb #05b894a9
 # Measured with SCRFD-500M and MobileFaceNet on 86 photos.
 SURE = .8     # Score of an upright face that needs no second opinion: upside-down faces reach .79, lying ones .72
-STANDS = 1.4  # Least ratio of the recogniser's vector lengths, the face as it stands to the face upside down
+STANDS = 1.4  # Least ratio of the recogniser's vector lengths, the face unchanged to the face upside down
 UNSURE = .65  # Score below which no second opinion helps
 # HINT: score in a quarter-size pass below which a full-size pass finds nothing. Real faces reach .6 there, those of
 # 28 pixels in 640 reach .16, empty pictures .02 to .42.
@@ -333,7 +333,7 @@ def share_outside(
     keypoints:np.ndarray,  # (5, 2)
     size:tuple,            # Height and width of the picture
 )->float:                  # 0 whole, 1 nothing of it in the picture
-    "Compute the share of the recogniser's chip that lies outside the picture"
+    "Compute the share of the recogniser's input that lies outside the picture"
     turn, shift = fit_similarity(ARCFACE_TEMPLATE, keypoints)
     grid = np.linspace(.5, 111.5, 28)
     place = turn*(grid[None] + 1j*grid[:, None]) + shift

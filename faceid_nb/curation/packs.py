@@ -158,7 +158,7 @@ def _try_recogniser(
         raise UserError(f'{wrong}: it fails on a picture of {side} x {side} ({_first_line(error)}). '
                         'Fetch another pack.') from None
     if vector.ndim != 2 or len(vector) != 1 or not 8 <= vector.shape[1] <= 65_536:
-        raise UserError(f'{wrong}: it answers {vector.shape} for one face, one vector of 8 or more was expected. '
+        raise UserError(f'{wrong}: it answers {vector.shape} for one face, one vector of 8 or more numbers was expected. '
                         'Fetch another pack.')
     if not np.isfinite(vector).all() or not vector.any():
         raise UserError(f'{wrong}: it answers NaN, infinity or zeros. Fetch the pack again.')
@@ -258,9 +258,9 @@ class SFace:
 
     def get_feat(
         self,
-        face:np.ndarray,  # Chip, uint8 BGR (112, 112, 3)
+        face:np.ndarray,  # Aligned face, uint8 BGR (112, 112, 3)
     )->np.ndarray:        # (1, D), not of length 1
-        "Compute the vector of a chip"
+        "Compute the vector of an aligned face"
         with self.lock: return self.net.feature(face).copy()
 
 # %% ../../nbs/1_curation/17_packs.ipynb #69463c0a

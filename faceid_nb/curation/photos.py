@@ -402,7 +402,7 @@ def read_photo(
 # %% ../../nbs/1_curation/11_photos.ipynb #c5aba2b2
 def signature(
     image:np.ndarray, # uint8 RGB (H, W, 3)
-)->np.ndarray:        # Booleans (2, 144): as it is, and mirrored
+)->np.ndarray:        # Booleans (2, 144): of the picture, and of its mirror image
     "Compute a perceptual hash, stable under re-sizing and re-compression, of the picture and its mirror image"
     from scipy.fft import dctn  # slow to import, and decoding processes do not need it
     gray = np.asarray(Image.fromarray(image).convert('L').resize((32, 32), Image.Resampling.BOX), np.float64)

@@ -52,12 +52,12 @@ def to_plain(
 def _restored(value):
     if isinstance(value, list): return tuple(_restored(v) for v in value)
     if not isinstance(value, dict): return value
-    if np.dtype(value['dtype']).kind not in 'biuf': raise ValueError(f'an array of {value["dtype"]!r:.20}')
+    if np.dtype(value['dtype']).kind not in 'biuf': raise ValueError(f'an array of numbers was expected, got {value["dtype"]!r:.20}')
     return np.frombuffer(base64.b64decode(value['array']), value['dtype']).reshape(value['shape'])
 
 def features_of_row(
-    row:dict,      # What `to_plain` made of a look
-)->PhotoFeatures:  # The same look
+    row:dict,      # What `to_plain` made of a `PhotoFeatures`
+)->PhotoFeatures:  # The same features
     "Read a `PhotoFeatures` from its line"
     try:
         features = _features_row(row)
@@ -227,7 +227,7 @@ def ray_data():
 
 def extract_with_ray(
     todo:list[int],  # Which shards
-    looker:tuple,    # What a `ShardExtractor` is made of
+    arguments:tuple, # Arguments of `ShardExtractor`
     workers:int,     # Processes
 )->Iterator[dict]:   # What each shard's call answered
     "Measure the shards with Ray's workers"
@@ -239,7 +239,7 @@ def extract_with_ray(
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         data = ray.data.from_items([{'shard': i} for i in todo], override_num_blocks=min(len(todo), 4*workers))
-        yield from data.map(ShardExtractor, fn_constructor_args=looker, concurrency=workers, num_cpus=1).iter_rows()
+        yield from data.map(ShardExtractor, fn_constructor_args=arguments, concurrency=workers, num_cpus=1).iter_rows()
     finally:
         if mine:
             ray.shutdown()
@@ -268,13 +268,13 @@ def extract_many(
     album, made = Path(album), features_key(open_finder(), config)
     shards = shards_of(album, out, made, size)
     todo = [i for i, shard in enumerate(shards) if not is_complete(shard.path, shard.key)]
-    looker = (tuple(shards), album, made, open_finder, config)
+    arguments = (tuple(shards), album, made, open_finder, config)
     if not todo:
         done = ()
     elif workers:
-        done = extract_with_ray(todo, looker, workers)
+        done = extract_with_ray(todo, arguments, workers)
     else:
-        done = map(ShardExtractor(*looker), [{'shard': i} for i in todo])
+        done = map(ShardExtractor(*arguments), [{'shard': i} for i in todo])
     interval = .5 if sys.stderr.isatty() else 10
     bar = tqdm(done, total=len(todo), desc='shards', mininterval=interval, disable=not progress)
     seen = sum(row['seen'] for row in bar)
@@ -289,7 +289,7 @@ LARGEST = 5000  # Photos compared with each other; the distances of so many face
 def read_features(
     paths:list[Path],    # Indexes of shards
 )->Iterator[PhotoFeatures]:
-    "Read all looks, with one shard in memory at a time"
+    "Read the features of all photos, with one shard in memory at a time"
     for path in paths:
         for number, row in enumerate(read_index(path).rows, 2):
             try:

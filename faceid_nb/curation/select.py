@@ -85,13 +85,13 @@ def calibrate(
     "Find the cosine from which two faces are one person, for the recogniser that made `embeddings`"
     who = np.asarray(who)
     if len(who) != len(embeddings):
-        raise ValueError(f'{len(embeddings)} embeddings and {len(who)} names; wanted one name each')
+        raise ValueError(f'Got {len(embeddings)} embeddings and {len(who)} names; one name for each was expected.')
     above = np.triu_indices(len(who), 1)
     cosine = (embeddings @ embeddings.T)[above]
     same = (who[:, None] == who[None])[above]
     if same.sum() == 0 or (~same).sum()*far < 1:
-        raise ValueError(f'{(~same).sum()} pairs of different people and {same.sum()} of one person; '
-                         f'FAR {far:g} needs at least {1/far:.0f} and 1')
+        raise ValueError(f'Got {(~same).sum()} pairs of different people and {same.sum()} of one person; '
+                         f'FAR {far:g} needs at least {1/far:.0f} and 1. Add photos of more people.')
     impostors = np.sort(cosine[~same])
     limit = float(np.nextafter(impostors[-int(far*len(impostors)) - 1], np.float32(2)))
     wrong = int((impostors >= limit).sum())
@@ -168,12 +168,12 @@ def measure_photo(
     "Measure one photo"
     image = photo.image
     found = tuple(faces.find(image))
-    chips = [align_face(image, f.keypoints) for f in found]
-    light, blown, lit, mouth = zip(*(measure_surface(c) for c in chips)) if chips else ((),)*4
+    aligned = [align_face(image, f.keypoints) for f in found]
+    light, blown, lit, mouth = zip(*(measure_surface(c) for c in aligned)) if aligned else ((),)*4
     palette = 'palette' in photo.notes
     fine = tuple(fineness(image, found[0].box, photo.coarse, palette, n_bytes)) if found else ()
     sharp = tuple(sharpness(image, f.box, side) for f in found)
-    closeups = tuple(closeup(c) for c in chips)
+    closeups = tuple(closeup(c) for c in aligned)
     return PhotoFeatures(file, photo.sha256, image.shape[:2], found, sharp, *signature_and_thumb(image), fine, n_bytes, '', light, blown, lit,
                 mouth, photo.notes, closeups)
 
@@ -236,7 +236,7 @@ def same_moment_pairs(
 def duplicate_groups(
     all_features:list,      # One `PhotoFeatures` a photo
     config:CurationConfig,  # Says how similar copies are
-)->list[int]:               # For every look the index of the first one of the same moment, often its own
+)->list[int]:               # For each photo the index of the first one of the same moment, often its own
     "Find the first photo of the same moment for each photo"
     pairs = np.array(list(same_moment_pairs(all_features, config)), int).reshape(-1, 2)
     graph = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(all_features),)*2)
@@ -247,7 +247,7 @@ def duplicate_groups(
 def group_people(
     all_features:list,      # One `PhotoFeatures` a photo
     config:CurationConfig,  # Says who counts and who is one person
-)->list[list]:              # Per person the (look, face) indices, the person with the most photos first
+)->list[list]:              # Per person the (photo, face) indices, the person with the most photos first
     "Group the faces of the folder by person"
     where = [(i, j) for i, l in enumerate(all_features) for j, f in enumerate(l.faces)
              if min(f.width, f.height) >= config.min_face and l.sharp[j] >= config.min_sharpness]
@@ -268,12 +268,12 @@ def group_people(
 
 # %% ../../nbs/1_curation/13_select.ipynb #1838a2ea
 class AmbiguousSubject(ValueError):
-    "Two people could be the subject; `group_people` holds the (look, face) indices of each, `all_features` what they point into"
+    "Two people could be the subject; `group_people` holds the (photo, face) indices of each, `all_features` what they point into"
     def __init__(
         self,
         text:str,           # Names both
-        people:tuple,       # Per person the (look, face) indices
-        all_features:list,  # The looks that they point into
+        people:tuple,       # Per person the (photo, face) indices
+        all_features:list,  # The photos that they point into
     ):
         super().__init__(text)
         self.people, self.all_features = people, all_features
@@ -418,7 +418,7 @@ def _oddities(light, blown, turn, usual, config):
     return odd
 
 def add_notes(
-    verdicts:tuple,         # One per look
+    verdicts:tuple,         # One per photo
     all_features:list,      # One `PhotoFeatures` a photo
     config:CurationConfig,  # Says what is dark and what is blown out
 )->list:                    # The verdicts, with notes
@@ -439,7 +439,7 @@ def judge(
     all_features:list,                 # One `PhotoFeatures` a photo of one folder
     config:CurationConfig,             # The limits
     reference:np.ndarray|None = None,  # Embedding of the person wanted (D,)
-)->tuple[Verdict, ...]:                # One per look, in the same order
+)->tuple[Verdict, ...]:                # One per photo, in the same order
     "Decide who the folder is about, and whether each photo is kept"
     subject = find_subject(all_features, config, reference)
     verdicts = add_notes([judge_photo(l, subject, config) for l in all_features], all_features, config)

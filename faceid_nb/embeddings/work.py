@@ -114,7 +114,7 @@ def was_moved(
 # %% ../../nbs/2_embeddings/23_work.ipynb #0015580e
 @dataclass(frozen=True)
 class PhasePlan:
-    "Describe a phase to do"
+    "Describe a phase that is to be run"
     key:str                       # Hash of everything that the result depends on
     work:Callable[[Path], dict]   # Fills the folder it is given, returns the numbers to hand on
     makes:tuple[str, ...]         # Patterns of the files that it makes

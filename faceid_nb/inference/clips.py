@@ -1,4 +1,4 @@
-"""After reading you can ask for one more clip of a person, and know that it takes no other file's place.
+"""After reading you can make one more clip of a person, and know that it replaces no other file.
 
 Choose where a clip that is made on demand goes, and list it. An output never replaces an input, another output, or a file of another run."""
 
@@ -74,7 +74,7 @@ def clip_target(
     for place in out.resolve().parents:
         other = (place/'run.json').exists() and place != folder.resolve()
         if other or any((place/mark).exists() for mark in ('phase.json', 'started.json')):
-            raise UserError(f'--out {out} lies among the results in {place}, which are listed and checked. Choose '
+            raise UserError(f'--out {out} is among the results in {place}, which are listed and checked. Choose '
                             'a file outside of it, or leave --out away.')
     return out
 
@@ -84,7 +84,7 @@ def keep_clip(
     target:Path,                    # From `clip_target`
     write:Callable[[Path], Path],   # Writes the clip to the file it is given
     settings:dict[str, Any],        # Pose, prompt, strengths
-)->Path:                            # Where the clip is: `target`, or beside it when somebody else took that name meanwhile
+)->Path:                            # Where the clip is: `target`, or beside it if another process took that name meanwhile
     "Write a clip that was made on demand, and list it"
     folder, own = Path(folder), Path(target).parent == Path(folder)/CLIPS
     private_folder(Path(target).parent)

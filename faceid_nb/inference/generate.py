@@ -75,7 +75,7 @@ def generate(
     pose:np.ndarray,                  # Pose clip (F, H, W, 3) uint8, F = 4k+1
     prompt:str|PromptEmbeds,          # What to show
     sampling:Sampling,                # How to draw
-    adapters:Adapters|None=None,      # All that is attached
+    adapters:Adapters|None=None,      # All attached adapters
     id_embed:torch.Tensor|None=None,  # (D,) unit, the person to show
     on:tuple[str, ...]|None=None,     # Names of the adapters that are on; None: all
 )->np.ndarray:                        # (F, H, W, 3) uint8
@@ -130,7 +130,7 @@ def generate_clips(
     prompts:Mapping[str, str],        # Clip name to prompt
     sampling:Sampling,                # How to draw
     ablation:Ablation,                # Which adapters are on
-    adapters:Adapters|None=None,      # All that is attached
+    adapters:Adapters|None=None,      # All attached adapters
     id_embed:torch.Tensor|None=None,  # (D,) unit, the person to show
     progress:bool=True,               # One bar over the clips
     on_clip:Callable[[str, np.ndarray], None]|None=None,  # Called with each finished clip
@@ -138,10 +138,10 @@ def generate_clips(
     "Generate all dances of one ablation; each prompt is encoded once"
     adapters = adapters or {}
     if set(prompts) != set(poses):
-        raise UserError(f'poses {sorted(poses)} and prompts {sorted(prompts)} differ: give each clip one prompt')
+        raise UserError(f'The poses {sorted(poses)} and the prompts {sorted(prompts)} differ: give each clip one prompt.')
     for name in ablation.adapters:
         if name not in adapters:
-            raise UserError(f'{ablation.name} uses the adapter {name}, and the model carries '
+            raise UserError(f'{ablation.name} uses the adapter {name}, and the model has '
                             f'{", ".join(adapters) or "none"}. Attach it first.')
         if 'id_embed' in adapters[name].wants and id_embed is None:
             raise UserError(f'{ablation.name} needs an identity: pass the embedding of the person.')
@@ -166,7 +166,7 @@ def write_clips(
     folder.mkdir(parents=True, exist_ok=True)
     for name in clips:
         if name != Path(name).name or name.startswith('.'):
-            raise UserError(f'{name!r} cannot be a file name: name clips plainly, without / and without a dot in front')
+            raise UserError(f'{name!r} cannot be a file name. Name clips without / and without a dot in front.')
     paths = {name: folder/f'{name}.mp4' for name in clips}
     for name, frames in clips.items():
         write_video(paths[name], frames, fps)

@@ -1,4 +1,4 @@
-"""After this chapter you can say what every loop, cache and sampler of this book may ask of a model, and add a new family of models as one chapter.
+"""After this chapter you know the few methods that every loop, cache and sampler of this book calls on a model, and you can add a new family of models as one chapter.
 
 Say what a family of video or image models can do, so that training and sampling need to know nothing else about it."""
 
@@ -44,10 +44,10 @@ class Host(Protocol):
     occupied:bool              # Does a module make tokens already?
 
     def attach(self, tokens:nn.Module, give:Callable[[int, torch.device, bool, Tensor|None], Tensor]):
-        "Make tokens of what `give` answers for (batch size, device, unconditional, what the caller gave) before each pass"
+        "Compute tokens from `give(batch size, device, unconditional, tensor of the caller)` before each pass"
 
     def detach(self):
-        "Take the module that makes tokens away"
+        "Remove the module that makes tokens"
 
 # %% ../../nbs/2_models/25_family.ipynb #60f68d2d
 class Family(Protocol):
@@ -117,5 +117,5 @@ def check_conditions(
     unknown = sorted(set(given) - set(needs) - set(wants))
     if unknown:
         readers = ', '.join([*needs, *wants])
-        raise UserError(f'The condition {unknown[0]} is read by nothing here. Known are {readers}: attach its adapter, '
+        raise UserError(f'The condition {unknown[0]} is read by nothing. Known are {readers}: attach its adapter, '
                         'or leave it out.')

@@ -45,7 +45,7 @@ def _parts(
     index = read_json_as(path, ANYTHING)
     kind = index.get('_class_name')
     if kind != 'WanVACEPipeline':
-        raise UserError(f'{path}: holds a {str(kind)[:60]}, a WanVACEPipeline was expected. Choose a VACE model in the '
+        raise UserError(f'{path}: is for a {str(kind)[:60]}; a WanVACEPipeline was expected. Choose a VACE model in the '
                         'diffusers format.')
     for name, entry in index.items():
         if name.startswith('_') or not isinstance(entry, list) and name not in PARTS: continue
@@ -64,8 +64,8 @@ def _parts(
         parts.append(name)
     missing = sorted(set(PARTS) - {'transformer_2'} - set(parts))
     if missing:
-        raise UserError(f'{path} names no {missing[0]}. The file was edited or comes from another model: fetch the '
-                        'model again.')
+        raise UserError(f'{path} does not name the part {missing[0]}. The file was edited or belongs to another model: '
+                        'fetch the model again.')
     return sorted(parts)
 
 def _check_config(
@@ -83,11 +83,11 @@ def _shards(
     "Read which files hold the weights of one part"
     said = read_json_as(path, ANYTHING).get('weight_map')
     if not isinstance(said, dict) or not said:
-        raise UserError(f'{path}: weight_map is missing or no object. Fetch the file again.')
+        raise UserError(f'{path}: weight_map must be an object with one entry a weight. Fetch the file again.')
     for shard in said.values():
         if not isinstance(shard, str) or not re.fullmatch(r'[\w-][\w.-]*\.safetensors', shard):
-            raise UserError(f'{path}: {shard!r:.100} is no name of a .safetensors file beside it. The file was edited: '
-                            'fetch it again.')
+            raise UserError(f'{path}: {shard!r:.100} is not the name of a .safetensors file beside it. The file was '
+                            'edited: fetch it again.')
     return sorted(set(said.values()))
 
 def missing_parts(
@@ -120,7 +120,7 @@ def model_folder(
     name = str(path_or_repo)
     if Path(name).is_dir(): return Path(name)
     if not re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name):
-        raise UserError(f'{name}: no such model folder; give a diffusers folder, or a repository as owner/name')
+        raise UserError(f'{name}: no such model folder. Give a diffusers folder, or a repository as owner/name.')
     try: return Path(snapshot_download(name, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         size = 'size not stated' if gigabytes is None else f'about {gigabytes:g} GB'
@@ -162,12 +162,12 @@ def open_pipeline(
     device:str|torch.device='cpu',    # Where to run
     revision:str|None=None,           # Commit of the repository
     gigabytes:float|None=None,        # Its size, for the error when it is not there
-)->'WanVACEPipeline':                 # Ready, silent
+)->'WanVACEPipeline':                 # Ready, without progress bars
     "Open the model of a folder, or say in one line what is wrong with it"
     folder = model_folder(path_or_repo, revision, gigabytes)
     lacking = missing_parts(folder)
     if lacking:
-        raise UserError(f'{folder}: not a whole model, it lacks {", ".join(lacking)}: copy or fetch these files again')
+        raise UserError(f'{folder} is incomplete, it lacks {", ".join(lacking)}. Copy or fetch these files again.')
     if torch.device(device).type == 'cuda' and not torch.cuda.is_available():
         raise UserError(f'The model should run on {device}, and torch finds no CUDA GPU here. Set model.device=cpu to '
                         'try it slowly.')
@@ -186,7 +186,6 @@ def open_pipeline(
         where = ', '.join(str(path) for path in _unreadable(folder)) or folder
         raise UserError(f'{where}: cannot be read ({" ".join(str(error).split())[:300]}). Copy or fetch the model '
                         'again.') from error
-
 
 # %% ../../nbs/2_models/26_wan_folder.ipynb #ac3bad1b
 def weight_shapes(

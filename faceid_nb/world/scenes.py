@@ -237,7 +237,7 @@ ROWS = 272   # Frames that a compiled painter takes at once: 16 clips of 17, 30 
 
 def compile_painter(
     draw:Callable,   # `draw_scene` or `draw_pose`
-    device:str,      # On `cuda` it is compiled for chunks of `ROWS` frames; elsewhere it stays as it is
+    device:str,      # On `cuda` it is compiled for chunks of `ROWS` frames; elsewhere it is returned unchanged
 )->Callable:         # The same function, faster
     "Fuse the 3,600 small steps of a painter, each bound by memory, into a few kernels"
     if device != 'cuda': return draw
@@ -259,7 +259,7 @@ class Painters:
 
     @classmethod
     def on(cls, device):
-        "Compile the painters on `cuda`; take them as they are elsewhere"
+        "Compile the painters on `cuda`; leave them unchanged elsewhere"
         person = torch.compile(draw_person, dynamic=False) if device == 'cuda' else draw_person
         return cls(compile_painter(draw_scene, device), compile_painter(draw_pose, device), person)
 

@@ -265,7 +265,7 @@ def pixel_loss(
 # %% ../../nbs/7_world/75_tiny.ipynb #ed6d6af9
 def compile_step(
     function:Callable, # Of modules and tensors of fixed shapes
-    device:str,        # On `cuda` it is compiled and replayed as one CUDA graph; elsewhere it stays as it is
+    device:str,        # On `cuda` it is compiled and replayed as one CUDA graph; elsewhere it is returned unchanged
 )->Callable:           # The same function
     "Compile a step so that the CPU starts it once instead of launching each kernel"
     if device != 'cuda': return function
