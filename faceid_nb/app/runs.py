@@ -29,6 +29,7 @@ from traitlets import default
 import faceid_nb
 from .phases import working
 from .recipes import open_recipe
+from .targets import check_names
 from ..core.errors import UserError, out_of_memory
 from ..core.files import clear_leftovers, make_private, private_folder, read_json, write_atomic
 from ..core.stop import Stop, held, stop_asked, stoppable
@@ -51,10 +52,7 @@ def check_parameters(
     parameters:dict[str, object],  # What it will be given
 ):
     "Refuse parameters that the notebook does not declare"
-    declared = papermill.inspect_notebook(str(notebook))
-    for name in parameters:
-        if name.isidentifier() and name in declared: continue
-        raise UserError(f"Notebook {notebook.name} has no parameter {name!r}; it has {', '.join(declared) or 'none'}")
+    check_names(parameters, papermill.inspect_notebook(str(notebook)), notebook.name)
 
 # %% ../../nbs/9_interfaces/91_runs.ipynb #87aa0002
 class OwnSpecs(KernelSpecManager):
