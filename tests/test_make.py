@@ -35,7 +35,7 @@ def test_a_python_that_will_not_do_is_explained(fresh, python, said):
     assert not (fresh/'.venv').exists()
 
 
-@pytest.mark.parametrize('target', ['demo', 'test', 'bench', 'lab', 'docs', 'readme', 'export', 'hooks', 'clean', 'fresh'])
+@pytest.mark.parametrize('target', ['demo', 'test', 'check', 'bench', 'lab', 'outputs', 'docs', 'readme', 'export', 'hooks', 'clean', 'fresh'])
 def test_every_target_can_be_planned(fresh, target):
     done = make(fresh, '-n', target)
     assert done.returncode == 0, done.stderr
@@ -45,6 +45,17 @@ def test_torch_comes_first_and_by_choice(fresh):
     plan = make(fresh, '-n', 'TORCH=torch==9.9.9', 'TORCH_INDEX=an-index', 'test').stdout
     assert "--index-url an-index 'torch==9.9.9'" in plan
     assert plan.index('torch==9.9.9') < plan.index('-c .venv/constraints.txt -e')
+
+
+@pytest.mark.parametrize('target,extras', [('demo', ['.']), ('lab', ['.', '.[lab]']), ('test', ['.', '.[dev]']), ('check', ['.', '.[dev]']), ('docs', ['.', '.[dev]', '.[dev,docs]'])])
+def test_a_target_installs_what_it_needs(fresh, target, extras):
+    plan = make(fresh, '-n', target).stdout
+    assert [line.split()[-1].strip("'") for line in plan.splitlines() if 'pip install' in line and ' -e ' in line] == extras
+
+
+def test_lab_opens_the_first_page_where_runs_can_be_reached(fresh):
+    plan = make(fresh, '-n', 'lab').stdout
+    assert f"--ServerApp.root_dir='{fresh}' --LabApp.default_url=/lab/tree/nbs/index.ipynb" in plan
 
 
 def test_a_made_environment_is_left_alone(fresh):
