@@ -59,8 +59,8 @@ class ScalePanel:
     note:ipywidgets.HTML            # What is shown, or what went wrong
     seen:dict[float, bytes]         # Strength -> clip made already
 
-    def _repr_mimebundle_(self, **kwargs):
-        return self.box._repr_mimebundle_(**kwargs)
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return self.box._repr_mimebundle_()
 
 def face_scale_slider(
     preview:Callable[[float], np.ndarray],  # face_scale -> clip (F, H, W, 3) uint8
@@ -188,8 +188,8 @@ class PhotoPanel:
     box:ipywidgets.VBox                          # What to show
     done:list = field(default_factory=list)      # (file, what had been said by hand before), the latest last
 
-    def _repr_mimebundle_(self, **kwargs):
-        return self.box._repr_mimebundle_(**kwargs)
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return self.box._repr_mimebundle_()
 
     @property
     def photo(self)->Record:
