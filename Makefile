@@ -67,7 +67,7 @@ demo: $(STAMP) ## photos and dances of a drawn person in, four videos and a repo
 test: lint notebooks ## everything: linter, every notebook, the laws and contracts in tests/
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests
 
-check: $(DEV) ## before a commit, in a few minutes: linter, the laws of style and layers, the tests and chapters that changed since main
+check: lint ## before a commit, in a few minutes: linter, the laws of style and layers, the tests and chapters that changed since main
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python .ci/check.py $(WORKERS) '$(SIGNALLING)'
 
 bench: $(STAMP) ## how fast this machine is: curation against a plain loop, refusals, the help page (more in benchmarks/)

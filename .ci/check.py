@@ -1,4 +1,4 @@
-"""What `make check` runs: the linter, the laws that need no model, and the tests and chapters that changed since the branch left main. `make test` runs everything."""
+"""What `make check` runs after the linter: the laws that need no model, and the tests and chapters that changed since the branch left main."""
 from pathlib import Path
 import os
 import re
@@ -8,48 +8,48 @@ import time
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-LAWS = ['test_lines', 'test_layers', 'test_hygiene', 'test_export', 'test_make', 'test_filter']
+LAWS = ['test_lines', 'test_layers', 'test_hygiene', 'test_export', 'test_settings', 'test_make', 'test_filter']
 
 
 def git(*words):
-    "The lines that git answers; None when it fails"
+    "The lines that git answers; none when it fails"
     asked = subprocess.run(['git', *words], cwd=ROOT, capture_output=True, text=True)
-    return asked.stdout.splitlines() if asked.returncode == 0 else None
+    return asked.stdout.splitlines() if asked.returncode == 0 else []
 
 
 def changed():
     "The files that differ from where the branch left main, and the new ones; deleted ones left out"
-    for main in ('main', 'origin/main'):
-        base = git('merge-base', 'HEAD', main)
-        if base: break
-    else:
-        sys.exit('make check compares with the branch main, and git finds none. Run: make test')
-    files = git('diff', '--name-only', '--diff-filter=d', base[0]) + git('ls-files', '--others', '--exclude-standard')
-    return sorted(set(files))
+    base = git('merge-base', 'HEAD', 'main') or git('merge-base', 'HEAD', 'origin/main')
+    if not base: sys.exit('make check compares with the branch main, and git finds none. Run: make test')
+    differing = git('diff', '--name-only', '--diff-filter=d', base[0])
+    return sorted({*differing, *git('ls-files', '--others', '--exclude-standard')})
 
 
-def commands(files, workers, signalling):
-    "What to run for these files: a name and its words, in order"
+def steps(files, workers, signalling):
+    "What to run for these files, in order: a name, and commands that run at the same time"
     laws = [f'tests/{name}.py' for name in LAWS if (ROOT/'tests'/f'{name}.py').is_file()]
     tests = [file for file in files if re.fullmatch(r'tests/test_\w+\.py', file) and file not in laws]
+    pytest = [BIN/'python', '-m', 'pytest', '-q', '-n', workers, '--dist', 'worksteal', *laws, *tests]
+    yield f'laws, and {", ".join(tests) or "no test"} changed', [pytest]
+
     chapters = [Path(file) for file in files if re.fullmatch(r'nbs/\d_\w+/\d\d_\w+\.ipynb', file)]
-    alone = [str(path) for path in chapters if re.match(signalling, path.stem)]
-    others = '|'.join(path.stem for path in chapters if str(path) not in alone)
-    yield 'linter', [BIN/'ruff', 'check', '--quiet', '--select', 'F821,F401', '--per-file-ignores', '__init__.py:F401', 'faceid_nb', 'benchmarks', '.ci', '.githooks']
-    spread = ['-n', workers, '--dist', 'loadfile', '--no-loadscope-reorder']
-    yield f'{len(laws)} files of laws and {len(tests)} changed files of tests', [BIN/'python', '-m', 'pytest', '-q', *spread, *laws, *tests]
-    if others:
-        yield f'changed chapters {others}', [BIN/'nbdev-test', '--n-workers', workers, '--file-re', rf'^({others})\.ipynb$']
+    alone = [path for path in chapters if re.match(signalling, path.stem)]
+    together = '|'.join(path.stem for path in chapters if path not in alone)
+    commands = []
+    if together:
+        commands.append([BIN/'nbdev-test', '--n-workers', workers, '--file-re', rf'^({together})\.ipynb$'])
     if alone:
-        yield f'changed chapters {", ".join(alone)}', [BIN/'jupyter', 'execute', '--kernel_name=python3', '--timeout=300', *alone]
+        commands.append([BIN/'jupyter', 'execute', '--kernel_name=python3', '--timeout=300', *alone])
+    yield f'chapters: {", ".join(path.stem for path in chapters) or "none"} changed', commands
 
 
 def main(workers, signalling):
     began = time.monotonic()
-    for name, words in commands(changed(), workers, signalling):
+    for name, commands in steps(changed(), workers, signalling):
         print(f'{name} ...', flush=True)
-        code = subprocess.run(words, cwd=ROOT, env=os.environ | {'JUPYTER_PREFER_ENV_PATH': '1'}).returncode
-        if code: sys.exit(f'make check: failed at: {name}')
+        at_work = [subprocess.Popen(words, cwd=ROOT, env=os.environ | {'JUPYTER_PREFER_ENV_PATH': '1'}) for words in commands]
+        codes = [one.wait() for one in at_work]
+        if any(codes): sys.exit(f'make check: failed at {name}')
     print(f'make check: {time.monotonic() - began:.0f} s. make test runs everything.')
 
 

@@ -1,4 +1,5 @@
 """The first minute of a newcomer: what `make` says when the Python is too old or lacks a module, and that every target can be planned."""
+from importlib.util import module_from_spec, spec_from_file_location
 from shutil import copy, which
 import os
 import subprocess
@@ -71,3 +72,16 @@ def test_a_made_environment_is_left_alone(fresh):
 def test_help_names_the_targets(fresh):
     said = make(fresh).stdout
     assert all(f'make {target}' in said for target in ('demo', 'test', 'lab', 'docs', 'clean'))
+
+
+def test_check_runs_what_changed_and_the_laws_once(root):
+    spec = spec_from_file_location('check', root/'.ci/check.py')
+    check = module_from_spec(spec)
+    spec.loader.exec_module(check)
+    files = ['README.md', 'nbs/0_core/03_plot.ipynb', 'nbs/0_core/07_stop.ipynb', 'nbs/index.ipynb', 'nbs/runs/10_curate.ipynb', 'tests/conftest.py', 'tests/test_lines.py', 'tests/test_media.py']
+    (_, [tests]), (_, chapters) = check.steps(files, '2', '07_stop|44_loop')
+    words = [str(word) for word in tests]
+    assert words.count('tests/test_lines.py') == 1 and 'tests/test_media.py' in words and not [word for word in words if 'conftest' in word]
+    assert [str(word) for words in chapters for word in words if '03' in str(word) or 'nbs/' in str(word)] == [r'^(03_plot)\.ipynb$', 'nbs/0_core/07_stop.ipynb']
+    (_, [tests]), (_, nothing) = check.steps([], '2', '07_stop|44_loop')
+    assert nothing == [] and all((root/word).is_file() for word in map(str, tests) if word.startswith('tests/'))
