@@ -14,14 +14,18 @@ TORCH_INDEX ?=
 WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+STAMP := $(VENV)/.installed# The package
+DEV := $(VENV)/.dev# and what the tests need
+LAB := $(VENV)/.lab# and JupyterLab
 SIGNALLING := 07_stop|44_loop|91_runs# Chapters that send themselves signals: only the main thread of a kernel hears those
 KEPT_TORCH := $(firstword $(shell cat $(VENV)/.torch 2>/dev/null))
 WANTED_TORCH := $(or $(TORCH),$(KEPT_TORCH),torch==2.13.0)
+# A chapter that was only run is not a change: git keeps its stored outputs.
+FILTER := git config --local filter.notebook.clean '$(BIN)/python .githooks/same_sources.py %f'
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test bench notebooks lint lab docs readme export hooks clean fresh FORCE
+.PHONY: help demo test check bench notebooks lint lab outputs docs readme export hooks clean fresh FORCE
 .DEFAULT_GOAL := help
 
 # Another TORCH or TORCH_INDEX than the one installed, said on the command line, installs again.
@@ -41,10 +45,18 @@ $(STAMP): settings.ini setup.py pyproject.toml
 	@[ -z '$(OTHER_TORCH)' ] || $(BIN)/python -m pip uninstall -q -y torch 2>/dev/null
 	$(BIN)/python -m pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(WANTED_TORCH)'
 	@$(BIN)/python -c "from importlib.metadata import version as v; print('torch=='+v('torch'), 'torchvision<0', 'torchaudio<0', sep='\n')" > $(VENV)/constraints.txt
-	$(BIN)/python -m pip install -q -c $(VENV)/constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q -c $(VENV)/constraints.txt -e .
 	@$(BIN)/python -c 'import cv2' 2>/dev/null || { echo "OpenCV lacks system libraries. Debian/Ubuntu: apt install libgl1 libglib2.0-0 libxcb1, then the same command again." >&2; exit 1; }
 	@echo "$(WANTED_TORCH) $(TORCH_INDEX)" > $(VENV)/.torch
 	@touch $(STAMP)
+
+$(DEV): $(STAMP)
+	$(BIN)/python -m pip install -q -c $(VENV)/constraints.txt -e '.[dev]'
+	@touch $@
+
+$(LAB): $(STAMP)
+	$(BIN)/python -m pip install -q -c $(VENV)/constraints.txt -e '.[lab]'
+	@touch $@
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -55,34 +67,44 @@ demo: $(STAMP) ## photos and dances of a drawn person in, four videos and a repo
 test: lint notebooks ## everything: linter, every notebook, the laws and contracts in tests/
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests
 
+check: lint ## before a commit, in a few minutes: linter, the laws of style and layers, the tests and chapters that changed since main
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python .ci/check.py $(WORKERS) '$(SIGNALLING)'
+
 bench: $(STAMP) ## how fast this machine is: curation against a plain loop, refusals, the help page (more in benchmarks/)
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/pace.py
 
-lint: $(STAMP) ## names that are undefined or unused
-	$(BIN)/ruff check --quiet --select F821,F401 --per-file-ignores '__init__.py:F401' faceid_nb benchmarks
+lint: $(DEV) ## names that are undefined or unused
+	$(BIN)/ruff check --quiet --select F821,F401 --per-file-ignores '__init__.py:F401' faceid_nb benchmarks .ci .githooks
 
-notebooks: $(STAMP) ## run every notebook of nbs/, top to bottom
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers $(WORKERS) --skip-file-re '^($(SIGNALLING))'
+notebooks: $(DEV) ## run every chapter of nbs/, top to bottom; tests/test_papermill.py runs those of nbs/runs
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers $(WORKERS) --skip-file-re '^($(SIGNALLING))' --skip-folder-re '^([_.]|runs$$)'
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter execute --kernel_name=python3 --timeout=300 $(foreach one,$(subst |, ,$(SIGNALLING)),$(wildcard nbs/*/$(one).ipynb))
 
-lab: $(STAMP) ## JupyterLab, at the first page of the book
-	$(BIN)/jupyter lab nbs/index.ipynb
+lab: $(LAB) ## JupyterLab, at the first page of the book; its files are those of the project, with runs/
+	@$(FILTER) 2>/dev/null || true
+	PYTHONPATH='$(CURDIR)/.githooks' $(BIN)/jupyter lab --FileContentsManager.post_save_hook=same_sources.settle \
+		--ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/nbs/index.ipynb $(ARGS)
+
+outputs: $(DEV) ## git: stage the outputs of chapters whose cells are unchanged; otherwise git keeps the stored ones
+	$(BIN)/nbdev-clean
+	git -c filter.notebook.clean=cat add --renormalize nbs
 
 docs: $(VENV)/.docs ## the book as a web site, built offline: _docs/index.html
 	$(BIN)/python .docs/book.py site
 
-$(VENV)/.docs: $(STAMP)
+$(VENV)/.docs: $(DEV)
 	$(BIN)/python -m pip install -q -c $(VENV)/constraints.txt -e '.[dev,docs]'
 	@touch $@
 
-readme: $(STAMP) ## README.md from nbs/index.ipynb
+readme: $(DEV) ## README.md from nbs/index.ipynb
 	$(BIN)/python .docs/book.py readme
 
-export: $(STAMP) ## faceid_nb/ from the notebooks, and the notebooks clean
+export: $(DEV) ## faceid_nb/ from the notebooks, and the notebooks clean
 	$(BIN)/nbdev-export
 	$(BIN)/nbdev-clean
 
-hooks: $(STAMP) ## git: notebooks merge cell by cell, and are committed clean
+hooks: $(DEV) ## git: notebooks merge cell by cell, and are committed clean
+	$(FILTER)
 	git config --local core.hooksPath .githooks
 	git config --local merge.jupyternotebook.name "notebooks, cell by cell"
 	git config --local merge.jupyternotebook.driver "$(BIN)/nbdev-merge %O %A %B %P"

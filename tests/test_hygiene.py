@@ -123,3 +123,20 @@ def test_every_notebook_names_its_kernel():
     notebooks = [path for path in (Path(__file__).parent.parent/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in path.parts]
     nameless = [path.name for path in notebooks if json.loads(path.read_text(encoding='utf-8'))['metadata'].get('kernelspec', {}).get('name') != 'python3']
     assert notebooks and not nameless, nameless
+
+
+def test_the_first_page_leads_to_each_chapter_in_reading_order(root):
+    page = json.loads((root/'nbs/index.ipynb').read_text(encoding='utf-8'))
+    links = re.findall(r'\]\((\w+/\d\d_\w+\.ipynb)\)', '\n'.join(''.join(cell['source']) for cell in page['cells']))
+    chapters = [path for path in (root/'nbs').glob('*/[0-9][0-9]_*.ipynb')]
+    book = sorted((path for path in chapters if path.parent.name != 'runs'), key=lambda path: path.name)
+    runs = sorted(path for path in chapters if path.parent.name == 'runs')
+    assert links == [path.relative_to(root/'nbs').as_posix() for path in (*book, *runs)]
+
+
+def test_pictures_of_chapters_exist(root):
+    "Those that a text shows from a file"
+    shown = [(path, link) for path in (root/'nbs').rglob('*.ipynb') for cell in json.loads(path.read_text(encoding='utf-8'))['cells']
+             for link in re.findall(r'!\[[^\]]*\]\(([^)\s]+)\)', ''.join(cell['source'])) if cell['cell_type'] == 'markdown']
+    dead = [(path.name, link) for path, link in shown if not re.match('https?:|attachment:|data:', link) and not (path.parent/link).exists()]
+    assert shown and not dead, dead

@@ -1,4 +1,5 @@
 """The first minute of a newcomer: what `make` says when the Python is too old or lacks a module, and that every target can be planned."""
+from importlib.util import module_from_spec, spec_from_file_location
 from shutil import copy, which
 import os
 import subprocess
@@ -35,7 +36,7 @@ def test_a_python_that_will_not_do_is_explained(fresh, python, said):
     assert not (fresh/'.venv').exists()
 
 
-@pytest.mark.parametrize('target', ['demo', 'test', 'bench', 'lab', 'docs', 'readme', 'export', 'hooks', 'clean', 'fresh'])
+@pytest.mark.parametrize('target', ['demo', 'test', 'check', 'bench', 'lab', 'outputs', 'docs', 'readme', 'export', 'hooks', 'clean', 'fresh'])
 def test_every_target_can_be_planned(fresh, target):
     done = make(fresh, '-n', target)
     assert done.returncode == 0, done.stderr
@@ -45,6 +46,17 @@ def test_torch_comes_first_and_by_choice(fresh):
     plan = make(fresh, '-n', 'TORCH=torch==9.9.9', 'TORCH_INDEX=an-index', 'test').stdout
     assert "--index-url an-index 'torch==9.9.9'" in plan
     assert plan.index('torch==9.9.9') < plan.index('-c .venv/constraints.txt -e')
+
+
+@pytest.mark.parametrize('target,extras', [('demo', ['.']), ('lab', ['.', '.[lab]']), ('test', ['.', '.[dev]']), ('check', ['.', '.[dev]']), ('docs', ['.', '.[dev]', '.[dev,docs]'])])
+def test_a_target_installs_what_it_needs(fresh, target, extras):
+    plan = make(fresh, '-n', target).stdout
+    assert [line.split()[-1].strip("'") for line in plan.splitlines() if 'pip install' in line and ' -e ' in line] == extras
+
+
+def test_lab_opens_the_first_page_where_runs_can_be_reached(fresh):
+    plan = make(fresh, '-n', 'lab').stdout
+    assert f"--ServerApp.root_dir='{fresh}' --LabApp.default_url=/lab/tree/nbs/index.ipynb" in plan
 
 
 def test_a_made_environment_is_left_alone(fresh):
@@ -60,3 +72,16 @@ def test_a_made_environment_is_left_alone(fresh):
 def test_help_names_the_targets(fresh):
     said = make(fresh).stdout
     assert all(f'make {target}' in said for target in ('demo', 'test', 'lab', 'docs', 'clean'))
+
+
+def test_check_runs_what_changed_and_the_laws_once(root):
+    spec = spec_from_file_location('check', root/'.ci/check.py')
+    check = module_from_spec(spec)
+    spec.loader.exec_module(check)
+    files = ['README.md', 'nbs/0_core/03_plot.ipynb', 'nbs/0_core/07_stop.ipynb', 'nbs/index.ipynb', 'nbs/runs/10_curate.ipynb', 'tests/conftest.py', 'tests/test_lines.py', 'tests/test_media.py']
+    (_, [tests]), (_, chapters) = check.steps(files, '2', '07_stop|44_loop')
+    words = [str(word) for word in tests]
+    assert words.count('tests/test_lines.py') == 1 and 'tests/test_media.py' in words and not [word for word in words if 'conftest' in word]
+    assert [str(word) for words in chapters for word in words if '03' in str(word) or 'nbs/' in str(word)] == [r'^(03_plot)\.ipynb$', 'nbs/0_core/07_stop.ipynb']
+    (_, [tests]), (_, nothing) = check.steps([], '2', '07_stop|44_loop')
+    assert nothing == [] and all((root/word).is_file() for word in map(str, tests) if word.startswith('tests/'))

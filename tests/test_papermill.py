@@ -1,4 +1,5 @@
 """A whole run through papermill, and what can go wrong with a kernel."""
+import ast
 import json
 import os
 import signal
@@ -7,13 +8,15 @@ import sys
 import time
 
 import nbformat
+import papermill
 import psutil
 import pytest
 
 from conftest import QUICK
 from faceid_nb.app import runs
 from faceid_nb.app.cli import main
-from faceid_nb.app.runs import run_notebook
+from faceid_nb.app.recipes import known_keys, open_recipe
+from faceid_nb.app.runs import OwnKernel, notebooks_folder, run_notebook
 from faceid_nb.core.errors import UserError
 from faceid_nb.core.files import read_json
 
@@ -41,11 +44,51 @@ def test_papermill_leaves_notebooks_that_read_well(tmp_path, capsys, foreign_ker
         outputs = [o for cell in book.cells if cell.cell_type == 'code' for o in cell.outputs]
         assert not [o for o in outputs if o.output_type == 'error']
         assert any('image/png' in o.get('data', {}) for o in outputs), f'{path.stem} shows no picture'
+        assert any('what was used' in o.get('data', {}).get('text/markdown', '') for o in outputs), f'{path.stem} does not say what was used'
+        assert not [o for o in outputs if o.output_type == 'stream' or '%|' in o.get('data', {}).get('text/plain', '')], f'{path.stem} shows a bar or a warning'
+        assert 'widgets' not in book.metadata
+        clip = [o for o in outputs if 'image/gif' in o.get('data', {})]
+        assert len(clip) == (path.stem in ('50_generate', '60_evaluate')), f'{path.stem} has {len(clip)} clips'
         assert "'seed': '3'" in ''.join(cell.source for cell in book.cells) or '"seed": "3"' in ''.join(cell.source for cell in book.cells)
         assert os.name != 'posix' or path.stat().st_mode & 0o777 == 0o600
     assert os.name != 'posix' or (folder/'notebooks').stat().st_mode & 0o777 == 0o700
     assert read_json(folder/'summary.json')['seed'] == 3
     assert 'report.html' in capsys.readouterr().out
+
+
+WRONG = {
+    'a key of the recipe': ({'seed': 5}, "has no parameter 'seed'; it has recipe, overrides, folder"),
+    'a misspelt name': ({'overides': {'seed': 5}}, "has no parameter 'overides'"),
+    'text instead of a mapping': ({'overrides': 'seed=5'}, "overrides must be a mapping such as {'seed': 3}, got 'seed=5'"),
+    'a number instead of text': ({'folder': 7}, 'folder must be text, got 7'),
+    'an unknown recipe': ({'recipe': 'tinny'}, "no recipe 'tinny'"),
+    'a misspelt key': ({'overrides': {'sed': 5}}, 'did you mean seed?')}
+
+
+@pytest.mark.parametrize('case', WRONG)
+def test_papermill_itself_stops_at_a_wrong_parameter_before_anything_runs(case, tmp_path, monkeypatch):
+    given, words = WRONG[case]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(papermill.PapermillExecutionError) as said:
+        papermill.execute_notebook(notebooks_folder()/'10_curate.ipynb', 'out.ipynb', given, progress_bar=False, kernel_manager_class=OwnKernel)
+    assert said.value.ename in ('UserError', 'ValueError') and words in said.value.evalue
+    assert [path.name for path in tmp_path.iterdir()] == ['out.ipynb']
+
+
+def test_papermill_itself_writes_where_it_was_started(tmp_path, monkeypatch):
+    "Keys of the recipe go into `overrides`, the run folder is runs/NAME, and the rest of the defaults is a real run"
+    monkeypatch.chdir(tmp_path)
+    papermill.execute_notebook(notebooks_folder()/'10_curate.ipynb', 'out.ipynb', {'overrides': {'seed': 5}}, progress_bar=False, kernel_manager_class=OwnKernel)
+    assert read_json(tmp_path/'runs'/'tiny'/'run.json')['recipe'] == known_keys_as_written(open_recipe('tiny', {'seed': 5}))
+
+
+def known_keys_as_written(recipe): return json.loads(json.dumps(known_keys(recipe)))
+
+
+def test_all_targets_have_the_same_defaults_and_they_are_a_whole_recipe():
+    books = [papermill.inspect_notebook(notebooks_folder()/f'{name}.ipynb') for name in runs.NOTEBOOKS]
+    defaults = [{name: ast.literal_eval(one['default']) for name, one in book.items()} for book in books]
+    assert defaults == [{'recipe': 'tiny', 'overrides': {}, 'folder': ''}]*5
 
 
 def notebook(path, code):

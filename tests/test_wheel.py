@@ -1,4 +1,5 @@
 """What `pip install` gives: every module, the tiny models and the run notebooks, importable and runnable far from the checkout."""
+from email import message_from_bytes
 from pathlib import Path
 from shutil import copy, copytree, ignore_patterns
 from zipfile import ZipFile
@@ -42,6 +43,16 @@ def test_wheel_holds_all(root, wheel):
     assert notebooks
     assert not (modules | weights | notebooks) - inside
     assert any(name.endswith('licenses/LICENSE') for name in inside) and any(name.endswith('licenses/NOTICE') for name in inside)
+
+
+def test_wheel_says_what_it_is(wheel):
+    "Types for the users' checkers, and the links and classifiers that an index shows"
+    with ZipFile(wheel) as inside:
+        assert 'faceid_nb/py.typed' in inside.namelist()
+        said = message_from_bytes(inside.read(next(name for name in inside.namelist() if name.endswith('METADATA'))))
+    assert {'Typing :: Typed', 'Operating System :: POSIX :: Linux'} <= set(said.get_all('Classifier'))
+    assert {line.split(',')[0] for line in said.get_all('Project-URL')} >= {'Source', 'Changes'}
+    assert {'lab', 'scale', 'track', 'dev', 'docs'} == set(said.get_all('Provides-Extra'))
 
 
 def test_wheel_holds_nothing_else(wheel):

@@ -31,11 +31,11 @@ from .phases import working
 from .recipes import open_recipe
 from .results import show_results
 from .store import read_result
+from .targets import check_names
 from ..core.errors import UserError, out_of_memory
 from ..core.files import clear_leftovers, make_private, private_folder, read_json, write_atomic, write_json
 from ..core.stop import Stop, held, stop_asked, stoppable
 from ..embeddings.work import ORDER
-
 
 # %% ../../nbs/9_interfaces/91_runs.ipynb #bac9d39b
 NOTEBOOKS = ('10_curate', '20_embed', '40_train', '50_generate', '60_evaluate')
@@ -54,10 +54,7 @@ def check_parameters(
     parameters:dict[str, object],  # What it will be given
 ):
     "Refuse parameters that the notebook does not declare"
-    declared = papermill.inspect_notebook(str(notebook))
-    for name in parameters:
-        if name.isidentifier() and name in declared: continue
-        raise UserError(f"Notebook {notebook.name} has no parameter {name!r}; it has {', '.join(declared) or 'none'}")
+    check_names(parameters, papermill.inspect_notebook(str(notebook)), notebook.name)
 
 # %% ../../nbs/9_interfaces/91_runs.ipynb #87aa0002
 class OwnSpecs(KernelSpecManager):

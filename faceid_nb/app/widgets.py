@@ -7,12 +7,13 @@ so the same panels can be driven by a test."""
 
 # %% auto #0
 __all__ = ['GREEN', 'RED', 'HERE', 'FACE', 'KEYS', 'LISTEN', 'png_bytes', 'gif_bytes', 'ScalePanel', 'face_scale_slider',
-           'thumb_bytes', 'verdict_line', 'key_listener', 'PhotoPanel', 'photo_picker']
+           'thumb_bytes', 'verdict_line', 'key_listener', 'PhotoPanel', 'photo_picker', 'open_photo_picker',
+           'open_face_slider']
 
 # %% ../../nbs/9_interfaces/93_widgets.ipynb #80700f76
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 
@@ -20,8 +21,15 @@ import ipywidgets
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..curation.manifest import Manifest, Record
+from .inputs import find_dances, find_photos
+from .phases import apply_decision, open_run
+from .results import trained_model
+from ..core.errors import UserError
+from ..curation.manifest import Manifest, Record, load_manifest
 from ..curation.photos import Unreadable, read_photo
+from ..embeddings.work import person
+from ..inference.generate import generate
+from ..inference.pose import read_pose
 
 # %% ../../nbs/9_interfaces/93_widgets.ipynb #24851451
 def png_bytes(
@@ -51,6 +59,9 @@ class ScalePanel:
     note:ipywidgets.HTML            # What is shown, or what went wrong
     seen:dict[float, bytes]         # Strength -> clip made already
 
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return self.box._repr_mimebundle_()
+
 def face_scale_slider(
     preview:Callable[[float], np.ndarray],  # face_scale -> clip (F, H, W, 3) uint8
     fps:float = 10.,                        # Frames a second
@@ -61,14 +72,17 @@ def face_scale_slider(
     slider = ipywidgets.FloatSlider(
         value=start, min=0.0, max=highest, step=0.25, description='face_scale', continuous_update=False
     )
-    panel = ScalePanel(ipywidgets.VBox([slider]), slider, ipywidgets.Image(format='gif'), ipywidgets.HTML(), {})
+    picture = ipywidgets.Image(format='gif', layout=ipywidgets.Layout(align_self='flex-start'))
+    panel = ScalePanel(ipywidgets.VBox([slider]), slider, picture, ipywidgets.HTML(), {})
     panel.box.children = (slider, panel.picture, panel.note)
     def show(change):
         scale = round(slider.value, 4)
         panel.note.value = f'face_scale {scale} ...'
         try:
             if scale not in panel.seen:
-                panel.seen[scale] = gif_bytes(preview(scale), fps)
+                frames = preview(scale)
+                picture.height, picture.width = map(str, frames.shape[1:3])
+                panel.seen[scale] = gif_bytes(frames, fps)
             panel.picture.value, panel.note.value = panel.seen[scale], f'face_scale {scale}'
         except ValueError as error:
             panel.note.value = f'{error}'
@@ -174,6 +188,9 @@ class PhotoPanel:
     box:ipywidgets.VBox                          # What to show
     done:list = field(default_factory=list)      # (file, what had been said by hand before), the latest last
 
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return self.box._repr_mimebundle_()
+
     @property
     def photo(self)->Record:
         "Return the photo that the panel shows"
@@ -268,3 +285,33 @@ def photo_picker(
     at.observe(lambda _: panel.paint(), 'value')
     panel.paint()
     return panel
+
+# %% ../../nbs/9_interfaces/93_widgets.ipynb #a9b0b830
+def open_photo_picker(
+    folder:Path,      # Run folder, curated
+    columns:int = 6,  # Photos in a row
+)->PhotoPanel:
+    "Open the photos of a run; each decision is carried out in the run folder"
+    recipe = open_run(folder)
+    def decide(file, keep):
+        return apply_decision(recipe, folder, file, keep)
+    return photo_picker(load_manifest(Path(folder)/'curate'), find_photos(recipe, folder), decide, columns)
+
+def open_face_slider(
+    folder:Path,      # Run folder, trained
+    dance:str = '',   # Name of a dance; empty: the first
+)->ScalePanel:
+    "Open the trained model of a run and generate one of its dances at the strength that the slider says"
+    recipe = open_run(folder)
+    dances = {one.name: one for one in find_dances(recipe, folder)}
+    if dance and dance not in dances:
+        raise UserError(f"Run {folder} has no dance {dance!r}; it has {', '.join(dances) or 'none'}")
+    if not dances: raise UserError(f'Run {folder} has no dance. Add inputs.dances=FOLDER')
+    chosen = dances[dance or min(dances)]
+    pose = read_pose(chosen.pose, recipe.size, recipe.num_frames)
+    sampling = replace(recipe.sampling, seed=recipe.sampling.seed + recipe.seed)
+    model, adapters = trained_model(recipe, folder)
+    identity = person(folder)
+    def preview(scale):
+        return generate(model, pose, chosen.prompt, replace(sampling, face_scale=scale), adapters, identity)
+    return face_scale_slider(preview, sampling.fps, sampling.face_scale)
