@@ -41,7 +41,7 @@ Alpha = Annotated[Positive, Field(le=10_000)]
 @configuration
 class LoraSettings:
     "Say how large a LoRA is and where it sits"
-    rank:Rank = 16           # r
+    rank:Rank = 16           # Rank r of the LoRA
     alpha:Alpha = 16.        # The change is multiplied by alpha/r
     targets:Pattern = TRUNK  # Regular expression over whole names of linear layers
 
