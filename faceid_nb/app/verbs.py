@@ -253,7 +253,7 @@ def _agreed(words):
         raise ValueError('forget asks before it removes anything, and nobody can answer here. Look with --dry-run, '
                          'then add --yes.')
     print(f'{words}\nRemove all of this for good? Type yes: ', end='', file=sys.stderr, flush=True)
-    return input().strip().lower() == 'yes'
+    return input('').strip().lower() == 'yes'
 
 @verb('faceid_nb.app.erasure')
 def forget(
@@ -270,11 +270,12 @@ def forget(
     figures = {'person': person, 'files': sorted(map(str, known.files)), 'rows': sum(known.rows.values()), 'unseen': unseen}
     if dry_run: return Answer(f'{listed}\n{unseen}', figures | {'removed': False}, len(known.files))
     if not yes and not _agreed(listed): raise ValueError('Nothing was removed.')
+    if yes:
+        print(listed)
     left = forget(known)
     done = (f'{person} is forgotten: {left.searched} files below {runs} were searched, {left.files} files, '
-            f'{left.rows} index lines and {left.runs} run folders are left')
-    text = '\n'.join([*([listed] if yes else []), done, unseen])
-    return Answer(text, figures | {'removed': True, 'left': asdict(left)}, left.files)
+            f'{left.rows} index lines and {left.runs} run folders left')
+    return Answer(f'{done}\n{unseen}', figures | {'removed': True, 'left': asdict(left)}, left.files)
 
 # %% ../../nbs/8_app/89_verbs.ipynb #6cf31479
 def _value(value):
