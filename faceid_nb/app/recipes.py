@@ -265,7 +265,7 @@ def named_recipe(
     name:str,       # Name of a recipe
 )->Recipe:
     "Return the recipe of that name as it is"
-    if name not in RECIPES: raise ValueError(f"there is no recipe {name!r}; known recipes: {', '.join(RECIPES)}")
+    if name not in RECIPES: raise ValueError(f"There is no recipe {name!r}. Known are: {', '.join(RECIPES)}")
     return RECIPES[name]()
 
 # %% ../../nbs/8_app/83_recipes.ipynb #c39a87b6
