@@ -2,7 +2,7 @@
 
 - `faceid_nb.adapters.branch`: After this chapter you can attach a face adapter to an unmodified Wan-VACE, change its strength, detach it, and prove that the base model is unchanged.
 - `faceid_nb.adapters.pretrained`: After this chapter you can pretrain a face branch on many people, start a training from it, and say how much that improves the result.
-- `faceid_nb.app.cli`: After reading you can do everything in this book from a shell, and know what each command promises when something is wrong.
+- `faceid_nb.app.cli`: After reading you know what the `faceid` command promises when something is wrong, and how it ends.
 - `faceid_nb.app.erasure`: After this chapter you can remove everything that was made from one person's photos, and check that it is gone.
 - `faceid_nb.app.models`: After this chapter you can open the model of a recipe with its adapters, and find out in a second, not after an hour, whether model, adapters and machine fit together.
 - `faceid_nb.app.phases`: After this chapter you can train a face from photos with three function calls, stop them at any point, and find every setting and every hash in one folder.

@@ -1,5 +1,8 @@
 """The `faceid` command from outside: help, verbs on real photos, stopping and going on."""
+import inspect
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -9,11 +12,17 @@ from pathlib import Path
 
 import pytest
 
+import numpy as np
 import torch
 from PIL import Image
 
 from faceid_nb.app.cli import main
+from faceid_nb.app.grammar import WORK, Answer, read_words
+from faceid_nb.app.recipes import RECIPES, describe_keys, known_keys, named_recipe, with_overrides
+from faceid_nb.core.errors import UserError
 from faceid_nb.core.files import read_json
+from faceid_nb.core.media import probe_video, write_video
+from faceid_nb.inference.pose import read_pose
 from faceid_nb.world.people import random_people
 from faceid_nb.world.scenes import take_photo
 
@@ -25,10 +34,10 @@ def faceid(*words, timeout=300):
     return subprocess.run([*FACEID, *map(str, words)], capture_output=True, text=True, timeout=timeout)
 
 
-def test_help_lists_the_verbs_and_imports_no_torch():
-    done = subprocess.run([sys.executable, '-c', 'import atexit, sys; from faceid_nb.app.cli import main; atexit.register(lambda: print("torch" in sys.modules)); main(["--help"])'], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.endswith('False\n')
-    for verb in 'curate scan embed train generate evaluate run demo forget pretrain recipes'.split(): assert verb in done.stdout
+def test_help_lists_the_verbs_and_imports_neither_torch_nor_rich():
+    done = subprocess.run([sys.executable, '-c', 'import atexit, sys; from faceid_nb.app.cli import main; atexit.register(lambda: print({"torch", "rich", "pydantic"} & {*sys.modules})); main(["--help"])'], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith('set()\n')
+    for verb in 'curate scan embed train generate evaluate run demo compare pose forget pretrain recipes'.split(): assert f'  {verb} ' in done.stdout
 
 
 def test_version():
@@ -48,7 +57,9 @@ def test_debug_shows_the_traceback():
 def test_recipes_lists_every_key(capsys):
     assert main(['recipes']) == 0
     said = capsys.readouterr().out
-    assert 'tiny' in said and 'wan21_vace_1_3b' in said and 'training.steps_a=' in said
+    for name in RECIPES:
+        for key, note in describe_keys(named_recipe(name)).items():
+            assert re.search(rf'^ {re.escape(key)} .* {re.escape(note.allowed)} .*{re.escape(note.sentence)}$', said, re.M), key
 
 
 @pytest.fixture
@@ -150,9 +161,9 @@ def test_another_limit_looks_at_nothing_again(family, tmp_path, capsys):
 def test_scan_by_folder_and_for_one_person(family, tmp_path, capsys):
     words = ['scan', family/'album', '--folder', tmp_path/'scan', *SMALL]
     code, out, _ = said(capsys, *words)
-    assert code == 0 and 'ann: 5 photos' in out and 'bob: 5 photos' in out and '10 photos, 10 of them looked at now' in out
+    assert code == 0 and 'ann: 5 photos' in out and 'bob: 5 photos' in out and '10 photos, 10 of them measured now' in out
     code, out, _ = said(capsys, *words, '--reference', family/'bob.jpg', 'subject=bob')
-    assert code == 0 and 'bob: 5 photos' in out and '10 photos, 0 of them looked at now' in out
+    assert code == 0 and 'bob: 5 photos' in out and '10 photos, 0 of them measured now' in out
     assert said(capsys, 'forget', 'bob', '--runs', tmp_path, '--yes')[0] == 0
     assert b'bob' not in (tmp_path/'scan'/'verdicts.jsonl').read_bytes()
 
@@ -178,14 +189,14 @@ raise SystemExit(cli.main())"""
 
 
 PLACES = {
-    'plain': 'def work(asked):\n    send(NAME)\n    time.sleep(30)',
-    'a finalizer': 'class Deaf:\n    def __del__(self): send(NAME); time.sleep(.1)\ndef work(asked):\n    Deaf()\n    time.sleep(30)',
-    'a callback from C': 'def deaf():\n    send(NAME)\n    time.sleep(.1)\n    return 0\ncall = ctypes.CFUNCTYPE(ctypes.c_int)(deaf)\ndef work(asked):\n    call()\n    time.sleep(30)',
-    'code that makes another error of it': 'def work(asked):\n    try: send(NAME); time.sleep(30)\n    except KeyboardInterrupt as error: raise ImportError("numpy could not be imported") from error',
-    'code that swallows it': 'def work(asked):\n    try: send(NAME); time.sleep(30)\n    except KeyboardInterrupt: pass\n    time.sleep(30)',
-    'the last line': 'def work(asked):\n    try: send(NAME); time.sleep(30)\n    except KeyboardInterrupt: pass',
-    'twice and thrice': 'def work(asked):\n    try: send(NAME, NAME); time.sleep(30)\n    finally:\n        send(NAME, NAME)\n        print("cleaned", flush=True)',
-    'an import': 'sys.modules.pop("this", None)\nclass Slow:\n    def find_spec(self, *_): send(NAME); time.sleep(30)\ndef work(asked):\n    sys.meta_path.insert(0, Slow())\n    import this'}
+    'plain': 'def work(**words):\n    send(NAME)\n    time.sleep(30)',
+    'a finalizer': 'class Deaf:\n    def __del__(self): send(NAME); time.sleep(.1)\ndef work(**words):\n    Deaf()\n    time.sleep(30)',
+    'a callback from C': 'def deaf():\n    send(NAME)\n    time.sleep(.1)\n    return 0\ncall = ctypes.CFUNCTYPE(ctypes.c_int)(deaf)\ndef work(**words):\n    call()\n    time.sleep(30)',
+    'code that makes another error of it': 'def work(**words):\n    try: send(NAME); time.sleep(30)\n    except KeyboardInterrupt as error: raise ImportError("numpy could not be imported") from error',
+    'code that swallows it': 'def work(**words):\n    try: send(NAME); time.sleep(30)\n    except KeyboardInterrupt: pass\n    time.sleep(30)',
+    'the last line': 'def work(**words):\n    try: send(NAME); time.sleep(30)\n    except KeyboardInterrupt: pass',
+    'twice and thrice': 'def work(**words):\n    try: send(NAME, NAME); time.sleep(30)\n    finally:\n        send(NAME, NAME)\n        print("cleaned", flush=True)',
+    'an import': 'sys.modules.pop("this", None)\nclass Slow:\n    def find_spec(self, *_): send(NAME); time.sleep(30)\ndef work(**words):\n    sys.meta_path.insert(0, Slow())\n    import this'}
 
 
 @POSIX
@@ -201,7 +212,7 @@ def test_every_stop_is_heard_once_and_said_in_one_line(place, name):
 @pytest.mark.parametrize('name', ENDS)
 def test_a_signal_that_the_parent_ignores_is_ignored(name):
     "nohup, and the background of a script"
-    done = stopped('def work(asked):\n    send(' + repr(name) + ')\n    time.sleep(.2)\n    print("done")', ignored=[name])
+    done = stopped('def work(**words):\n    send(' + repr(name) + ')\n    time.sleep(.2)\n    print("done")', ignored=[name])
     assert (done.returncode, done.stdout, done.stderr) == (0, 'done\n', '')
 
 
@@ -226,7 +237,9 @@ def started(pid):
 
 REFUSED = {
     ('run',): 'RECIPE is missing', ('run', 'seed=3'): 'name of a recipe comes first', ('curate',): 'PHOTOS is missing', ('train',): 'RUN is missing', ('forget',): 'PERSON is missing',
-    ('demo', '--json'): 'Unknown option: --json', ('--json',): 'Unknown option: --json', ('forget', 'a', 'b'): 'Unknown word: b', ('demo', '--fold', 'x'): 'Unknown option: --fold',
+    ('demo', '--jason'): 'Unknown option: --jason. Did you mean --json?', ('--json',): 'Unknown option: --json before the verb', ('danse',): 'Unknown verb: danse',
+    ('demo', '--seed', 'three'): "--seed must be a whole number, got 'three'", ('generate', 'r', '--face-scale', 'x'): "--face-scale must be a number, got 'x'", ('pose',): 'CLIP is missing', ('compare',): 'RUNS is missing',
+    ('forget', 'a', 'b'): 'Unknown word: b', ('demo', '--fold', 'x'): 'Unknown option: --fold',
     ('curate', '--folder=', 'x'): 'must name a file or folder', ('run', 'tiny', 'model.device=cuda:99'): ('needs a CUDA GPU and none was found', 'is not there'),
     ('demo', 'model.device=cuda:99'): ('needs a CUDA GPU and none was found', 'is not there'), ('run', 'tiny', 'model.device=gpu'): 'model.device'}
 
@@ -247,21 +260,26 @@ def test_bare_faceid_shows_the_help(capsys):
 
 
 def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
-    from faceid_nb.app.cli import ARGUMENTS, read_words
     monkeypatch.setenv('HOME', str(tmp_path))
     monkeypatch.setenv('USERPROFILE', str(tmp_path))
     asked = [read_words(words) for words in (['curate', '~/p', '--folder=~/f', '--pack-root=~/m', '--reference=~/r'], ['generate', '~/run', '--pose=~/d', '--lora=~/l', '--out=~/o'],
-                                             ['compare', '~/a', '~/b'], ['forget', 'x', '--runs=~/runs'], ['demo', '--folder=~/f'])]
-    paths = [path for one in asked for value in vars(one).values() for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
-    assert len(paths) == 12 and all(path.parent == tmp_path for path in paths)
-    named = {name for name, how in ARGUMENTS.items() if 'folder' in how['help'] or 'file' in how['help'] or 'photo ' in how['help'] or 'clip' in how['help']}
-    assert {name for name in named if ARGUMENTS[name].get('type') is None} <= {'person', '--prompt', '--pack', 'pairs', 'recipe'}
+                                             ['compare', '~/a', '~/b'], ['forget', 'x', '--runs=~/runs'], ['demo', '--folder=~/f'], ['pose', '~/c', '--out=~/o'])]
+    paths = [path for one in asked for value in one.words.values() for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
+    assert len(paths) == 14 and all(path.parent == tmp_path for path in paths)
+
+
+def test_every_word_that_names_a_file_is_read_as_a_path():
+    "Whatever the help of a verb calls a folder, a file or a clip, is a Path in its signature"
+    for work, _ in WORK.values():
+        for name, kind in inspect.get_annotations(work).items():
+            said = kind.__metadata__[0].help if hasattr(kind, '__metadata__') else kind.__args__[0].__metadata__[0].help
+            if re.match('(Run f|F)older|One photo|A LoRA file|(Pose|The) clip|Where to', said): assert 'Path' in str(kind), (work, name)
 
 
 @pytest.mark.parametrize('encoding', ['ascii', 'cp1252'])
 def test_a_console_that_cannot_print_a_name_fails_nothing(encoding):
     "A picture's name from the field: Japanese, a blank and a face; printed, and in an error"
-    work = 'def work(asked):\n    print("1 of 1 photos kept: \\u5199\\u771f \\U0001f600.jpg")\n    raise ValueError("\\u5199\\u771f.jpg is odd")'
+    work = 'def work(**words):\n    print("1 of 1 photos kept: \\u5199\\u771f \\U0001f600.jpg")\n    raise ValueError("\\u5199\\u771f.jpg is odd")'
     script = f"import faceid_nb.app.cli as cli, sys\n{work}\ncli.WORK['recipes'] = (work, ())\nsys.argv = ['faceid', 'recipes']\nraise SystemExit(cli.main())"
     done = subprocess.run([sys.executable, '-c', script], capture_output=True, env=os.environ | {'PYTHONIOENCODING': encoding, 'PYTHONUTF8': '0'})
     assert done.returncode == 2 and rb'\u5199\u771f \U0001f600.jpg' in done.stdout and done.stderr.strip() == rb'faceid: \u5199\u771f.jpg is odd'
@@ -282,7 +300,7 @@ def test_a_reader_that_goes_away_is_no_error(read):
                                           ('RuntimeError("DefaultCPUAllocator: can\'t allocate memory: you tried to allocate 9 bytes")', "can't allocate memory")])
 def test_too_little_memory_is_told_as_what_it_is(error, cause, monkeypatch, capsys):
     from faceid_nb.app import cli
-    def work(asked): raise eval_error(error)
+    def work(**words): raise eval_error(error)
     monkeypatch.setitem(cli.WORK, 'recipes', (work, ()))
     assert main(['recipes']) == 2
     err = capsys.readouterr().err
@@ -296,6 +314,133 @@ def eval_error(text):
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
     from faceid_nb.app import cli
-    def work(asked): return {}['no such key']
+    def work(**words): return {}['no such key']
     monkeypatch.setitem(cli.WORK, 'recipes', (work, ()))
     with pytest.raises(KeyError): main(['recipes'])
+
+
+# ---- for programs and scripts
+
+def recorded_run(folder, **likeness):
+    "An evaluated run, as far as `compare` reads it"
+    folder.mkdir()
+    rows = {name: {'mean': mean, 'median': mean, 'no_face_rate': 0., 'frames': 68} for name, mean in likeness.items()}
+    summary = {'subject': folder.name, 'seed': 0, 'photos': {'given': 20, 'kept': 16}, 'identity': rows, 'seconds': {'total': 80.}, 'models': {}, 'versions': {}}
+    (folder/'summary.json').write_text(json.dumps(summary))
+    return folder
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    return [recorded_run(tmp_path/'ann', base=.4, mapper=.5, lora=.6, full=.8, real=.9, stranger=.1), recorded_run(tmp_path/'ben', base=.2, mapper=.5, lora=.6, full=.7, real=.9, stranger=.1)]
+
+
+def test_every_verb_that_answers_takes_json_and_quiet():
+    words = {'curate': ['p'], 'scan': ['p'], 'embed': ['r'], 'train': ['r'], 'generate': ['r'], 'evaluate': ['r'], 'run': ['tiny'], 'compare': ['r'], 'pose': ['c'], 'forget': ['ann']}
+    for verb in set(WORK) - {'pretrain'}:
+        for option in ('json', 'quiet'):
+            asked = read_words([verb, *words.get(verb, []), f'--{option}'])
+            assert getattr(asked, option) and asked.json + asked.quiet == 1
+
+
+def test_compare_says_the_same_to_people_programs_and_scripts(two_runs, tmp_path, capsys):
+    code, out, err = said(capsys, 'compare', *two_runs, tmp_path/'gone', '--json')
+    found = json.loads(out)
+    assert (code, err) == (0, '') and found['mean']['full'] == pytest.approx(.75) and found['lowest']['base'] == .2 and found['left_out'] == [str(tmp_path/'gone')]
+    code, out, _ = said(capsys, 'compare', *two_runs)
+    for one in found['runs']:
+        assert re.search(rf'{one["subject"]}, seed 0 .*' + ' +'.join(f'{value:.3f}' for value in one['likeness'].values()) + ' +68', out)
+    assert said(capsys, 'compare', *two_runs, '--quiet')[1] == '0.750\n'
+
+
+def test_what_is_printed_during_the_work_stays_out_of_the_answer(monkeypatch, capsys):
+    from faceid_nb.app import cli
+    def work(**words):
+        print('progress')
+        return Answer('for people', {'figure': float('nan'), 'path': Path('a'), 'name': '\u5199\u771f \U0001f600'}, 3)
+    monkeypatch.setitem(cli.WORK, 'recipes', (work, ()))
+    assert said(capsys, 'recipes') == (0, 'progress\nfor people\n', '')
+    code, out, err = said(capsys, 'recipes', '--json')
+    assert (code, err) == (0, 'progress\n') and out.isascii() and json.loads(out) == {'figure': None, 'path': 'a', 'name': '\u5199\u771f \U0001f600'}
+    assert said(capsys, 'recipes', '--quiet') == (0, '3\n', '')
+
+
+def test_an_error_is_no_answer(tmp_path, capsys):
+    for option in ('--json', '--quiet'):
+        code, out, err = said(capsys, 'compare', tmp_path, option)
+        assert (code, out) == (2, '') and err.count('\n') == 1
+
+
+def test_the_phases_answer_a_program(family, tmp_path, capsys):
+    code, out, err = said(capsys, 'curate', family/'album'/'ann', '--folder', tmp_path/'run', *SMALL, '--json')
+    found = json.loads(out)
+    assert code == 0 and found['result']['kept'] == 5 and found['folder'] == str(tmp_path/'run')
+    assert said(capsys, 'embed', tmp_path/'run', '--quiet')[1] == f'{tmp_path/"run"/"embed"}\n'
+    code, out, _ = said(capsys, 'scan', family/'album', '--folder', tmp_path/'scan', *SMALL, '--json')
+    assert code == 0 and json.loads(out)['kept'] == {'ann': 5, 'bob': 5}
+    code, out, _ = said(capsys, 'forget', 'ann', '--runs', tmp_path, '--dry-run', '--json')
+    listed = json.loads(out)
+    assert code == 0 and not listed['removed'] and str(tmp_path/'run'/'run.json') in listed['files'] and (tmp_path/'run'/'run.json').exists()
+    code, out, _ = said(capsys, 'forget', 'ann', '--runs', tmp_path, '--yes', '--json')
+    assert code == 0 and json.loads(out)['left']['files'] == 0 and not (tmp_path/'run'/'run.json').exists()
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_the_keys_that_recipes_prints_are_the_keys_that_are_read(name, capsys):
+    code, out, _ = said(capsys, 'recipes', name, '--json')
+    notes = json.loads(out)[name]
+    assert code == 0 and [*notes] == [*known_keys(named_recipe(name))] and all(note['sentence'].count(' ') and note['allowed'] for note in notes.values())
+    assert with_overrides(named_recipe(name), {key: note['default'] for key, note in notes.items()}) == named_recipe(name)
+
+
+def test_completion_offers_verbs_and_options():
+    def offered(words):
+        env = os.environ | {'_FACEID_COMPLETE': 'complete_bash', 'COMP_WORDS': words, 'COMP_CWORD': str(len(words.split()))}
+        return subprocess.run([*FACEID], capture_output=True, text=True, env=env, timeout=60).stdout.split()
+    assert offered('faceid ')[:3] == ['curate', 'embed', 'train'] and set(offered('faceid ')) == set(WORK)
+    env = os.environ | {'_FACEID_COMPLETE': 'complete_bash', 'COMP_WORDS': 'faceid demo --js', 'COMP_CWORD': '2'}
+    assert subprocess.run([*FACEID], capture_output=True, text=True, env=env, timeout=60).stdout.split() == ['--json']
+
+
+# ---- pose clips
+
+@pytest.fixture
+def waltz(tmp_path):
+    "40 frames of 96 x 128 at 25 frames a second"
+    frames = np.zeros((40, 96, 128, 3), np.uint8)
+    frames[:, 20:70, 40:90] = 200
+    return write_video(tmp_path/'waltz.mp4', frames, 25)
+
+
+def test_a_clip_that_does_not_fit_names_the_command_that_fits_it(waltz, tmp_path, monkeypatch, capsys):
+    "The command, run as it is printed, makes a clip that the recipe takes"
+    monkeypatch.chdir(tmp_path)
+    before = waltz.read_bytes()
+    recipe = named_recipe('tiny')
+    with pytest.raises(UserError, match='^waltz.mp4 has 40 frames; this recipe needs 17. Run: ') as refused: read_pose('waltz.mp4', recipe.size, recipe.num_frames)
+    command = str(refused.value).split('Run: faceid ')[1].replace('NAME', 'tiny').split()
+    code, out, err = said(capsys, *command)
+    assert (code, err) == (0, '') and '25' in out and '17' in out and '192 x 128' in out and '96 x 128' in out
+    assert read_pose('waltz_pose.mp4', recipe.size, recipe.num_frames).shape == (17, 192, 128, 3) and probe_video(Path('waltz_pose.mp4')).fps == recipe.sampling.fps
+    assert waltz.read_bytes() == before
+    code, out, _ = said(capsys, *command, '--quiet')
+    assert (code, out) == (0, 'waltz-2_pose.mp4\n')
+    assert said(capsys, 'pose', 'waltz_pose.mp4', '--quiet')[1] == 'waltz-3_pose.mp4\n'
+
+
+def test_a_pose_clip_fits_a_run_folder_and_its_keys(waltz, tmp_path, capsys):
+    from faceid_nb.app.phases import write_run
+    write_run(with_overrides(named_recipe('tiny'), {'size': '64x48', 'num_frames': 9}), tmp_path/'run')
+    code, out, _ = said(capsys, 'pose', waltz, '--recipe', tmp_path/'run', 'num_frames=13', '--out', tmp_path/'new.mp4', '--json')
+    assert code == 0 and json.loads(out)['after'] == {'file': str(tmp_path/'new.mp4'), 'frames': 13, 'height': 64, 'width': 48, 'fps': 10.}
+
+
+def test_pose_never_writes_over_a_file(waltz, tmp_path, capsys):
+    (tmp_path/'mine.mp4').write_bytes(b'mine')
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for out in ('mine.mp4', 'waltz.mp4', 'nowhere/x.mp4', 'x.txt'):
+        code, shown, err = said(capsys, 'pose', waltz, '--out', tmp_path/out)
+        assert (code, shown) == (2, '') and err.count('\n') == 1 and out.split('/')[-1] in err
+    assert said(capsys, 'pose', tmp_path/'mine.mp4', '--out', tmp_path/'y.mp4')[0] == 2
+    assert said(capsys, 'pose', waltz, '--recipe', 'tinny', '--out', tmp_path/'y.mp4')[0] == 2
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

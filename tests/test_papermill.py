@@ -136,7 +136,7 @@ def at_work(tmp_path):
     notebook(tmp_path/'target.ipynb', f'import time\nprint("begun")\nopen({str(tmp_path/"begun")!r}, "w").close()\ntry: time.sleep(60)\nfinally:\n    time.sleep(.5)\n    open({str(tmp_path/"saved")!r}, "w").close()')
     script = f'''import sys; from pathlib import Path; import faceid_nb.app.cli as cli, faceid_nb.app.runs as runs
 home = Path({str(tmp_path)!r})
-cli.WORK['recipes'] = (lambda asked: runs.run_notebook(home/'target.ipynb', home/'out'/'out.ipynb', {{'n': 2}}, home, 60), ())
+cli.WORK['recipes'] = (lambda **words: runs.run_notebook(home/'target.ipynb', home/'out'/'out.ipynb', {{'n': 2}}, home, 60), ())
 sys.argv = ['faceid', 'recipes']
 raise SystemExit(cli.main())'''
     work = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -40,11 +40,10 @@ Alpha = Annotated[Positive, Field(le=10_000)]
 
 @configuration
 class LoraSettings:
-    "Describe the size of a LoRA and the layers that it changes"
-    rank:Rank = 16           # r
+    "Say how large a LoRA is and where it sits"
+    rank:Rank = 16           # Rank r of the LoRA
     alpha:Alpha = 16.        # The change is multiplied by alpha/r
     targets:Pattern = TRUNK  # Regular expression over whole names of linear layers
-
 
 # %% ../../nbs/3_adapters/33_lora.ipynb #107bec65
 def matching(

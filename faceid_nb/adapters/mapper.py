@@ -24,7 +24,7 @@ class MapperConfig:
     "Say how large a face mapper is, and the branch that carries its tokens"
     width:Width                                  # Width D of the denoiser
     id_dim:Width = 512                           # Numbers in an identity embedding
-    tokens:Annotated[Count, Field(le=512)] = 4   # K, face tokens a person gets
+    tokens:Annotated[Count, Field(le=512)] = 4   # Face tokens that a person gets (K)
     hidden:Width = 512                           # Width of the layer between
     rank:Annotated[Count, Field(le=4096)] = 16   # Rank of the branch's value projections
 

@@ -9,8 +9,8 @@ Every other exception is a bug and keeps its traceback."""
 
 # %% auto #0
 __all__ = ['configuration', 'Natural', 'Count', 'Share', 'Positive', 'NotNegative', 'Rate', 'Shift', 'Fraction', 'Decay',
-           'Cosine', 'Seed', 'MUST', 'Pattern', 'PlainName', 'StoredName', 'Hash', 'FrameCount', 'MEMORY', 'UserError',
-           'explain', 'check_value', 'check_mapping', 'out_of_memory']
+           'Cosine', 'Seed', 'MUST', 'Pattern', 'PlainName', 'StoredName', 'Hash', 'FrameCount', 'BOUNDS', 'KINDS',
+           'MEMORY', 'UserError', 'explain', 'check_value', 'check_mapping', 'allowed_values', 'out_of_memory']
 
 # %% ../../nbs/0_core/00_errors.ipynb #96b43370
 import re
@@ -43,7 +43,7 @@ Shift = Annotated[float, Field(gt=0, le=100)]   # The shift of time towards nois
 Fraction = Annotated[float, Field(ge=0, lt=1)]  # A part, never the whole
 Decay = Annotated[float, Field(ge=0, lt=1)]     # The decay of a running mean
 Cosine = Annotated[float, Field(ge=-1, le=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**62)]
+Seed = Annotated[int, Field(ge=0, lt=2**62, description='whole number, at least 0')]
 
 # %% ../../nbs/0_core/00_errors.ipynb #50597c89
 MUST = {
@@ -109,12 +109,14 @@ def _chained(num_frames):
         raise ValueError(f'must be 4k+1, got {num_frames}; the nearest are {below} and {below + 4}')
     return num_frames
 
-Pattern = Annotated[str, AfterValidator(_compiles)]             # A regular expression
-PlainName = Annotated[str, AfterValidator(_plain_name)]         # A name that is safe as a file name
+Pattern = Annotated[str, AfterValidator(_compiles), Field(description='regular expression')]
+# A name that is safe as a file name
+PlainName = Annotated[str, AfterValidator(_plain_name), Field(description='name without a path')]
 # A file inside a folder, with / between its parts; `core.files.inside` makes a path of it
 StoredName = Annotated[str, AfterValidator(_stored_name)]
 Hash = Annotated[str, AfterValidator(_hexadecimal)]             # Up to 64 digits, may be empty
-FrameCount = Annotated[Count, AfterValidator(_chained)]         # Frames of a clip, 4k+1
+# Frames of a clip
+FrameCount = Annotated[Count, AfterValidator(_chained), Field(description='4k+1: 1, 5, 9, ...')]
 
 # %% ../../nbs/0_core/00_errors.ipynb #ba1f13c5
 def check_value(
@@ -140,6 +142,27 @@ def check_mapping(
         raise UserError(f'{name} holds {type(value).__name__} where an object was expected. '
                         'It was edited or comes from another program: write it again.')
     return value
+
+# %% ../../nbs/0_core/00_errors.ipynb #9117dd3e
+BOUNDS = {
+    'minimum': 'at least {:g}',
+    'exclusiveMinimum': 'more than {:g}',
+    'maximum': 'at most {:g}',
+    'exclusiveMaximum': 'less than {:g}',
+}
+KINDS = {'integer': 'whole number', 'number': 'number', 'boolean': 'yes or no', 'string': 'text'}
+
+def allowed_values(
+    kind:Any,   # Annotation of a field
+)->str:         # For people: `number, at least 0, at most 1`
+    "Say in words which values a type takes"
+    schema = TypeAdapter(kind).json_schema()
+    if 'description' in schema: return schema['description']
+    if 'enum' in schema: return ' | '.join(choice or '(empty)' for choice in schema['enum'])
+    bounds = [words.format(schema[name]) for name, words in BOUNDS.items() if name in schema]
+    if schema.get('minLength'):
+        bounds.append('not empty')
+    return ', '.join([KINDS[schema['type']], *bounds])
 
 # %% ../../nbs/0_core/00_errors.ipynb #a3451ab6
 MEMORY = re.compile(

@@ -34,13 +34,13 @@ Strength = Annotated[float, Field(ge=0, le=10)]
 @configuration
 class Sampling:
     "Say how a clip is drawn"
-    steps:Annotated[Count, Field(le=1000)] = 20                        # Denoising steps
+    steps:Annotated[Count, Field(le=1000)] = 20                        # Denoising steps of a clip
     guidance_scale:Annotated[float, Field(ge=1, le=100)] = 3.          # How strongly the prompt pulls; 1 is off and twice as fast
     negative_prompt:str = ''                                           # What to keep away from
     face_scale:Strength = 1.                                           # Strength of the face adapter; 0 is exactly the base model
     conditioning_scale:Strength = 1.                                   # How strictly the pose is followed
     seed:Seed = 0                                                      # Same seed, same clip
-    fps:Annotated[Positive, Field(le=240)] = 10.                       # Of the file
+    fps:Annotated[Positive, Field(le=240)] = 10.                       # Frames a second of the file
 
     def strengths(self,
         names:tuple[str, ...],   # Adapters that are on

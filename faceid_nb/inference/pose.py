@@ -12,51 +12,54 @@ __all__ = ['CLIPS', 'RESERVED_NAMES', 'check_shape', 'check_pose', 'read_pose', 
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from shlex import quote
 import sys
 import unicodedata
 
 import numpy as np
 
-from ..core.errors import PlainName, UserError, check_value
+from ..core.errors import FrameCount, PlainName, UserError, check_value
 from ..core.media import truncated_clip_error, probe_video, read_video, resize
 
 # %% ../../nbs/5_inference/51_pose.ipynb #09f0a0e0
+def _fit(name): return f'Run: faceid pose {quote(name)} --recipe NAME'
+
 def check_shape(
     frames:int,                # F of the clip
     height:int,                # Pixels
     width:int,                 # Pixels
-    size:tuple[int, int],      # Expected (H, W), pixels
-    num_frames:int|None=None,  # Expected F; None takes any 4k+1
-    name:str='the pose clip',  # How to call it in an error
+    size:tuple[int, int],      # Wanted (H, W), pixels
+    num_frames:int|None=None,  # Wanted F; None takes any 4k+1
+    name:str='CLIP',           # The file, or how to call it in an error
 ):
-    "Refuse a pose clip of the wrong length or size"
+    "Refuse a pose clip of the wrong length or size, and name the command that fits it"
     if frames == 0:
-        raise UserError(f'{name} has no frames, expected {num_frames or "at least 1"}. Record the clip again.')
-    if frames % 4 != 1:
-        raise UserError(f'{name} has {frames} frames, 4k+1 were expected, for example {frames//4*4 + 1}. Cut or repeat '
-                        'frames with fit_pose.')
+        raise UserError(f'{name} has 0 frames: the clip is empty. Export it again.')
     if num_frames is not None and frames != num_frames:
-        raise UserError(f'{name} has {frames} frames, {num_frames} were expected. Cut or repeat frames with fit_pose, '
-                        f'or set num_frames={frames}.')
+        raise UserError(f'{name} has {frames} frames; this recipe needs {num_frames}. {_fit(name)}')
+    if frames % 4 != 1:
+        raise UserError(f'{name} has {frames} frames; the model needs 4k+1, for example {frames//4*4 + 1}. '
+                        f'{_fit(name)}')
     if (height, width) != tuple(size):
-        raise UserError(f'{name} has {height} x {width} pixels (height x width), {size[0]} x {size[1]} were expected. '
-                        'Scale it with fit_pose, or set size to that of the clip.')
+        raise UserError(f'{name} has frames of {height} x {width} pixels (height x width); this recipe needs '
+                        f'{size[0]} x {size[1]}. {_fit(name)}')
     if height % 16 or width % 16:
-        raise UserError(f'{name} has {height} x {width} pixels, but both must be divisible by 16. Scale it with fit_pose.')
+        raise UserError(f'{name} has frames of {height} x {width} pixels; the model needs multiples of 16. '
+                        f'{_fit(name)}')
 
 def check_pose(
     frames:np.ndarray,         # Pose clip (F, H, W, 3) uint8
-    size:tuple[int, int],      # Expected (H, W), pixels
-    num_frames:int|None=None,  # Expected F; None takes any 4k+1
-    name:str='the pose clip',  # How to call it in an error
+    size:tuple[int, int],      # Wanted (H, W), pixels
+    num_frames:int|None=None,  # Wanted F; None takes any 4k+1
+    name:str='CLIP',           # The file, or how to call it in an error
 )->np.ndarray:                 # The same frames
     "Refuse a pose clip that the model cannot follow"
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-        raise ValueError(f'{name} has shape {frames.shape} of {frames.dtype}, (F, H, W, 3) of uint8 was expected. Read '
-                         'it with read_pose.')
+        raise ValueError(f'{name} has shape {frames.shape} of {frames.dtype}; expected (F, H, W, 3) of uint8. Read it '
+                         'with read_pose.')
     check_shape(*frames.shape[:3], size, num_frames, name)
     if frames.max() < 32:
-        raise UserError(f'{name}: nothing is drawn on it (every pixel is darker than 32 of 255). Render the pose again.')
+        raise UserError(f'{name} is empty: every pixel is darker than 32 of 255. Render the pose again.')
     return frames
 
 # %% ../../nbs/5_inference/51_pose.ipynb #5e965891
@@ -67,7 +70,7 @@ def read_pose(
 )->np.ndarray:                 # (F, H, W, 3) uint8
     "Read a pose clip, or say in one line why it cannot be used"
     path = Path(path)
-    if not path.is_file(): raise UserError(f'{path}: no such pose clip. Give the path of a video file.')
+    if not path.is_file(): raise UserError(f'There is no pose clip {path}. Correct the path.')
     clip = probe_video(path)
     if clip.declared: raise truncated_clip_error(path, clip.declared, clip.frames)
     check_shape(clip.frames, clip.height, clip.width, size, num_frames, str(path))
@@ -77,17 +80,19 @@ def read_pose(
 # %% ../../nbs/5_inference/51_pose.ipynb #c751fdeb
 def fit_pose(
     frames:np.ndarray,     # Pose clip (F, H, W, 3) uint8 of any length and size
-    size:tuple[int, int],  # Expected (H, W), pixels
-    num_frames:int,        # Expected F, 4k+1
+    size:tuple[int, int],  # Wanted (H, W), pixels
+    num_frames:int,        # Wanted F, 4k+1
+    name:str='CLIP',       # The file, for an error
 )->np.ndarray:             # (num_frames, H, W, 3) uint8
-    "Fit a dance to another length and size: pick frames evenly, scale, and cut the sides equally"
-    if len(frames) == 0: raise UserError('The pose clip has no frames, expected at least 1. Record the clip again.')
+    "Bring a dance to another length and size: even steps in time, centre cut, proportions kept"
+    if len(frames) == 0: raise UserError(f'{name} has 0 frames: the clip is empty. Export it again.')
+    check_value(FrameCount, num_frames, 'num_frames')
     picked = frames[np.linspace(0, len(frames) - 1, num_frames).round().astype(int)]
     scale = max(size[0] / frames.shape[1], size[1] / frames.shape[2])
     scaled = tuple(max(want, round(side*scale)) for want, side in zip(size, frames.shape[1:3]))
     top, left = ((side - want)//2 for side, want in zip(scaled, size))
     fitted = np.stack([resize(frame, scaled)[top:top + size[0], left:left + size[1]] for frame in picked])
-    return check_pose(fitted, size, num_frames, 'the fitted pose clip')
+    return check_pose(fitted, size, num_frames, name)
 
 # %% ../../nbs/5_inference/51_pose.ipynb #d33e98db
 CLIPS = ('.mp4', '.mov', '.m4v', '.webm', '.mkv', '.avi')  # Suffixes of clips, in any case

@@ -22,24 +22,24 @@ class Stage:
 
 @configuration
 class LoopSettings:
-    "Hold the settings that every training run has: optimiser, checkpoints, reports"
-    batch_size:Count = 4                    # B, of all processes together
-    weight_decay:Share = .01                # Of AdamW
-    beta2:Decay = .999                      # Of AdamW: decay of its running mean of squared gradients
+    "Say how any training steps, saves and reports"
+    batch_size:Count = 4                    # Samples in a step (B), of all processes together
+    weight_decay:Share = .01                # Weight decay of AdamW
+    beta2:Decay = .999                      # How long AdamW remembers the size of gradients
     warmup:Natural = 10                     # Steps until the learning rates are at their highest
-    final_rate:Share = .1                   # Learning rate of the last step, as a share of the highest
-    clip:Positive = 1.                      # Largest norm of the gradient; a longer one is scaled down
-    ema_decay:Decay = .98                   # Of the averaged weights
-    seed:Seed = 0                           # Of all random draws
+    final_rate:Share = .1                   # Share of the highest rate that is left at the end
+    clip:Positive = 1.                      # Longest gradient; longer ones are shortened
+    ema_decay:Decay = .98                   # How slowly the averaged weights follow
+    seed:Seed = 0                           # Seed of every draw; that of the recipe is added
     checkpoint_every:Natural = 100          # Steps between checkpoints, 0: only at the end
     preview_every:Natural = 100             # Steps between previews, for the caller's `every`; 0: none
-    precision:Literal['no', 'bf16'] = 'no'  # accelerate's mixed precision
+    precision:Literal['no', 'bf16'] = 'no'  # Mixed precision of accelerate
     log_with:Literal['', 'tensorboard', 'wandb', 'trackio'] = ''  # Tracker that shows losses and rates while it trains
 
 @configuration
 class FlowSettings:
-    "Hold the settings that only adapters of a video model need"
-    face_weight:NotNegative = 2.         # lambda of the loss
+    "Say how adapters of a video model learn"
+    face_weight:NotNegative = 2.         # Weight of the face in the loss (lambda)
     text_dropout:Share = .1              # Share of samples with the empty prompt
     id_dropout:Share = .1                # Share of samples with the null identity
     gradient_checkpointing:bool = False  # Use less memory and a quarter more time
