@@ -49,8 +49,10 @@ def shown(path):
 
 
 def readme():
-    "Format the first page as markdown that stands one folder higher"
-    text, resources = MarkdownExporter().from_notebook_node(shown(FIRST))
+    "Format the first page as markdown that stands one folder higher; the long list of chapters stays on the page itself"
+    page = shown(FIRST)
+    page.cells = [cell for cell in page.cells if not cell.source.startswith('### In reading order')]
+    text, resources = MarkdownExporter().from_notebook_node(page)
     if resources['outputs']:
         sys.exit('nbs/index.ipynb holds a drawn picture. Save it under nbs/images and show it in a markdown cell, '
                  'so that README.md can show it too.')
