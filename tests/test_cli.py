@@ -444,3 +444,22 @@ def test_pose_never_writes_over_a_file(waltz, tmp_path, capsys):
     assert said(capsys, 'pose', tmp_path/'mine.mp4', '--out', tmp_path/'y.mp4')[0] == 2
     assert said(capsys, 'pose', waltz, '--recipe', 'tinny', '--out', tmp_path/'y.mp4')[0] == 2
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+# ---- what would be done
+
+def test_a_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capsys):
+    wrong = [f'inputs.dances={tmp_path/"nowhere"}', f'inputs.reference={tmp_path/"x.jpg"}', 'mapper.rank=7']
+    for words in (['demo', '--folder', tmp_path/'run'], ['run', 'tiny', '--folder', tmp_path/'run']):
+        assert main([*map(str, words), '--dry-run', *wrong]) == 2
+        lines = capsys.readouterr().out.strip().splitlines()
+        assert 'curate, embed, train, generate, evaluate' in lines[0] and len(lines) == 4
+        assert main([*map(str, words), '--dry-run', '--json']) == 0
+        assert json.loads(capsys.readouterr().out) == {'todo': ['curate', 'embed', 'train', 'generate', 'evaluate'], 'problems': []}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_for_all_dances_is_refused(tmp_path, capsys):
+    (tmp_path/'run').mkdir()
+    assert main(['generate', str(tmp_path/'run'), '--out', str(tmp_path/'z.mp4')]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -1,6 +1,7 @@
 """Curation of an album: in shards, the same to the last byte whether it was killed, ran in one process or through Ray."""
 import importlib.util
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -145,3 +146,25 @@ def test_through_ray_the_same_bytes(album, done, tmp_path):
     paths, seen = features(album, tmp_path/'out', workers=2)
     assert seen == 18 and content(tmp_path/'out') == content(done[0])
     assert features(album, tmp_path/'out', workers=2)[1] == 0
+
+
+def test_a_scan_is_private_and_stays_in_a_folder_of_its_own(tmp_path, capsys):
+    from faceid_nb.app.cli import main
+    album = tmp_path/'ann'
+    album.mkdir()
+    for i in range(2):
+        Image.fromarray(take_photo(random_people(1, torch.Generator().manual_seed(3))[0], 'single', (192, 144), torch.Generator().manual_seed(i))[0]).save(album/f'{i}.jpg')
+    (tmp_path/'run').mkdir()
+    (tmp_path/'run'/'run.json').write_text('{}')
+    (tmp_path/'file.txt').write_text('mine')
+    before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+    for place in (album, tmp_path/'run', tmp_path/'file.txt'):
+        assert main(['scan', str(album), '--folder', str(place)]) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()} == before
+    old = os.umask(0o022)
+    try: assert main(['scan', str(album), '--folder', str(tmp_path/'scan')]) == 0
+    finally: os.umask(old)
+    assert f'{album.name}: ' in capsys.readouterr().out, 'photos in the album itself are those of the person it is named after'
+    for path in [tmp_path/'scan', *(tmp_path/'scan').rglob('*')]:
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path

@@ -24,9 +24,9 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from .grammar import (WORK, Folder, Pairs, app, as_json, path_option, read_pairs, read_words,
+from .grammar import (WORK, DryRun, Folder, Pairs, app, as_json, path_option, read_pairs, read_words,
                                    verb, whole_option)
-from .verbs import RESULTS, results_answer
+from .verbs import RESULTS, rehearse, results_answer
 from ..core.stop import exit_when_done, stop_asked, stop_heard, stoppable
 
 # %% ../../nbs/9_interfaces/92_cli.ipynb #ab43283c
@@ -34,6 +34,7 @@ from ..core.stop import exit_when_done, stop_asked, stop_heard, stoppable
 def run(
     recipe:Annotated[str, typer.Argument(metavar='RECIPE', help='Name of a recipe.')],
     folder:Folder = None,
+    dry_run:DryRun = False,
     pairs:Pairs = None,
 ):
     "Run all phases as notebooks"
@@ -43,7 +44,9 @@ def run(
     if '=' in recipe:
         raise ValueError(f'The name of a recipe comes first. Write for example: faceid run tiny {recipe}')
     words = read_pairs(pairs or [])
-    place = run_location(open_recipe(recipe, words), folder)
+    chosen = open_recipe(recipe, words)
+    place = run_location(chosen, folder)
+    if dry_run: return rehearse(chosen, place, 'evaluate')
     with claim_folder(place):
         run_notebooks(recipe, words, place)
     return results_answer(place)
@@ -52,6 +55,7 @@ def run(
 def demo(
     seed:Annotated[int, whole_option('Another seed draws another person.')] = 0,
     folder:Annotated[Path, path_option('Run folder. [default: runs/demo]')] = Path('runs/demo'),
+    dry_run:DryRun = False,
     pairs:Pairs = None,
 ):
     "Draw a person, learn the face, make them dance, measure"
@@ -59,6 +63,7 @@ def demo(
     from faceid_nb.app.results import run_all
     from faceid_nb.app.store import claim_folder
     recipe = open_recipe('tiny', {'seed': seed} | read_pairs(pairs or []))
+    if dry_run: return rehearse(recipe, folder, 'evaluate')
     with claim_folder(folder):
         run_all(recipe, folder)
     return results_answer(folder)
@@ -156,6 +161,7 @@ def _command(asked):
             _show(answer, asked)
     if sys.stdout is not None:
         sys.stdout.flush()
+    return answer.code if answer is not None else 0
 
 def main(
     arguments:list[str]|None = None,  # Words after `faceid`; those of the process when not given
@@ -171,7 +177,7 @@ def main(
             asked = read_words(arguments)
             if asked is None: return 0
             door.debug = asked.debug
-            _command(asked)
+            door.code = _command(asked)
         if own and door.code == 130:
             _end(130)
     return door.code

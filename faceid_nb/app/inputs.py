@@ -63,6 +63,9 @@ def _given(path, key, kind):
 
 def _given_photos(path, key, kind):
     place = _given(path, key, kind)
+    for folder in place.resolve().parents:
+        if (folder/'phase.json').is_file() or (folder/'started.json').is_file():
+            raise UserError(f'{path} lies inside a result of faceid ({folder}). {key} needs a folder of {kind}.')
     list_photos(place)  # refuses an empty folder before any work
     return place
 

@@ -116,7 +116,7 @@ PlainName = Annotated[str, AfterValidator(_plain_name), Field(description='name 
 StoredName = Annotated[str, AfterValidator(_stored_name)]
 Hash = Annotated[str, AfterValidator(_hexadecimal)]             # Up to 64 digits, may be empty
 # Frames of a clip
-FrameCount = Annotated[Count, AfterValidator(_chained), Field(description='4k+1: 1, 5, 9, ...')]
+FrameCount = Annotated[Count, Field(le=10_001), AfterValidator(_chained), Field(description='4k+1: 1, 5, 9, ...')]
 
 # %% ../../nbs/0_core/00_errors.ipynb #ba1f13c5
 def check_value(

@@ -9,7 +9,8 @@ continued, judged again, and erased."""
 # %% auto #0
 __all__ = ['SHARD', 'LARGEST', 'to_plain', 'features_of_row', 'Index', 'write_index', 'IndexHeader', 'read_head', 'read_index',
            'is_complete', 'Shard', 'shards_of', 'extract_shard', 'ShardExtractor', 'ray_data', 'extract_with_ray',
-           'extract_many', 'read_features', 'judge_folders', 'find_person', 'write_verdicts', 'Scan', 'scan']
+           'extract_many', 'read_features', 'judge_folders', 'find_person', 'write_verdicts', 'Scan',
+           'check_scan_place', 'scan']
 
 # %% ../../nbs/1_curation/19_scale.ipynb #de86ad23
 import base64
@@ -31,10 +32,11 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from tqdm.auto import tqdm
 
 from ..core.errors import Natural, UserError, check_value
-from ..core.files import clear_leftovers, config_hash, file_sha256, inside, write_atomic
+from ..core.files import (clear_leftovers, config_hash, file_sha256, inside, make_private, private_folder,
+                                  write_atomic)
 from .cache import features_key, check_sound
 from .faces import Face, FaceFinder
-from .folder import list_photos
+from .folder import is_output, list_photos
 from .select import CurationConfig, PhotoFeatures, Verdict, judge, extract_features, find_subject, judge_photo
 
 # %% ../../nbs/1_curation/19_scale.ipynb #afad4baa
@@ -89,7 +91,8 @@ def write_index(
     rows = len(index.rows) if count is None else count
     head = {'faceid_index': 1, 'key': index.key, 'made': index.made, 'rows': rows}
     text = ''.join(json.dumps(row, sort_keys=True) + '\n' for row in (head, *index.rows))
-    return write_atomic(path, lambda aside: aside.write_text(text, encoding='utf-8'))
+    private_folder(path.parent)
+    return make_private(write_atomic(path, lambda aside: aside.write_text(text, encoding='utf-8')))
 
 @checked_dataclass(frozen=True)
 class IndexHeader:
@@ -357,6 +360,19 @@ class Scan:
     kept:dict[str, int]   # Person -> number of kept photos
     wrong:dict[str, str]  # Folder -> why it has no subject
 
+def check_scan_place(
+    album:Path,   # Folder of photos
+    out:Path,     # Where the scan shall write
+):
+    "Refuse a place where a scan would write among other files"
+    album, out = Path(album), Path(out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f'{out} is a file. A scan needs a folder of its own: choose another one with --folder.')
+    if out.resolve() == album.resolve():
+        raise UserError(f'{out} holds the photos. A scan needs a folder of its own: choose another one with --folder.')
+    if is_output(out):
+        raise UserError(f'{out} is a run folder. A scan needs a folder of its own: choose another one with --folder.')
+
 def scan(
     album:Path,                            # Folder of photos, a sub-folder each person when there is no reference
     out:Path,                              # Gets `shards/*.jsonl` and `verdicts.jsonl`
@@ -369,11 +385,15 @@ def scan(
     progress:bool = True,                  # Show a progress bar
 )->Scan:
     "Measure and judge an album, folder by folder or for one person"
+    check_scan_place(album, out)
+    private_folder(out)
     paths, seen = extract_many(album, out, open_finder, config, workers, size, progress)
     if reference is not None:
         verdicts, wrong = {name: find_person(paths, config, reference)}, {}
     else:
-        verdicts, wrong = judge_folders(paths, config)
+        found = judge_folders(paths, config)
+        # photos that lie in the album itself are those of the person whose name the album has
+        verdicts, wrong = ({name if who == '.' else who: value for who, value in one.items()} for one in found)
     write_verdicts(Path(out)/'verdicts.jsonl', verdicts, config_hash([config, sorted(path.name for path in paths)]))
     photos = sum(read_head(path)['rows'] for path in paths)
     kept = {who: sum(v.reason is None for v in by) for who, by in verdicts.items()}
