@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed# The package
 DEV := $(VENV)/.dev# and what the tests need
 LAB := $(VENV)/.lab# and JupyterLab
-SIGNALLING := 07_stop|44_loop|91_runs# Chapters that send themselves signals: only the main thread of a kernel hears those
+SIGNALLING := 07_stop|45_finetune|91_runs# Chapters that send themselves signals: only the main thread of a kernel hears those
 KEPT_TORCH := $(firstword $(shell cat $(VENV)/.torch 2>/dev/null))
 WANTED_TORCH := $(or $(TORCH),$(KEPT_TORCH),torch==2.13.0)
 # A chapter that was only run is not a change: git keeps its stored outputs.
