@@ -295,6 +295,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'faceid_nb.app.recipes._hashes': ('8_app/recipes.html#_hashes', 'faceid_nb/app/recipes.py'),
                                        'faceid_nb.app.recipes._none': ('8_app/recipes.html#_none', 'faceid_nb/app/recipes.py'),
                                        'faceid_nb.app.recipes._parts': ('8_app/recipes.html#_parts', 'faceid_nb/app/recipes.py'),
+                                       'faceid_nb.app.recipes._two_sides': ('8_app/recipes.html#_two_sides', 'faceid_nb/app/recipes.py'),
                                        'faceid_nb.app.recipes._whole_tiles': ( '8_app/recipes.html#_whole_tiles',
                                                                                'faceid_nb/app/recipes.py'),
                                        'faceid_nb.app.recipes.branch_location': ( '8_app/recipes.html#branch_location',

@@ -37,6 +37,12 @@ from ..training.stages import FlowSettings, FlowTrainConfig, LoopSettings, Stage
 def _parts(value):
     return value.replace('x', ',').split(',') if isinstance(value, str) else value
 
+def _two_sides(value):
+    parts = _parts(value)
+    if not isinstance(parts, (list, tuple)) or len(parts) != 2:
+        raise ValueError(f'must be height x width, for example 192x128, got {value!r}')
+    return parts
+
 def _none(value):
     return None if isinstance(value, str) and value.lower() in ('none', '') else value
 
@@ -51,7 +57,7 @@ def _whole_tiles(size):
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 OptionalText = Annotated[str|None, BeforeValidator(_none), Field(description='text, or none')]
-FrameSize = Annotated[tuple[Count, Count], BeforeValidator(_parts), AfterValidator(_whole_tiles),
+FrameSize = Annotated[tuple[Count, Count], BeforeValidator(_two_sides), AfterValidator(_whole_tiles),
                       Field(description='height x width, multiples of 16')]
 Sides = Annotated[tuple[Annotated[int, Field(ge=32, le=4096)], ...], BeforeValidator(_parts),
                   Field(min_length=1, description='whole numbers, at least 32, at most 4096')]
