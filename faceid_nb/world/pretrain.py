@@ -274,7 +274,7 @@ def denoiser_loss(
     captions = caption_rows([bank['captions'][i] for i in rows.tolist()], generator, 'photo' if photo else 'video')
     keep = (torch.rand(n, generator=generator) > (.5 if photo else .125)).to(dev)
     t = sample_time(n, generator, shift, 'cpu').to(dev)
-    id_embed = mixed(bank['who'][rows.to(dev)], generator) if mixed else None
+    id_embed = mixed(bank['id_embeds'][rows.to(dev)], generator) if mixed else None
     seed = int(torch.randint(2**31, (1,), generator=generator))
     rows = rows.to(dev)
     f = 1 if photo else bank['latents'].shape[2]
@@ -362,7 +362,7 @@ def train_denoiser(
         clock = time.time()
         out = latent_dataset(vae, films(k), 64, embed)
         seed = plan.vae.seed + 1000*k
-        out['who'] = identity_dataset(plan.clips, seed, recogniser, device, plan.size, painters)
+        out['id_embeds'] = identity_dataset(plan.clips, seed, recogniser, device, plan.size, painters)
         spent, before = time.time() - clock, reports['latents']
         print(f'shard {k}: {plan.clips} clips encoded in {spent:.0f} s', flush=True)
         reports['latents'] = dict(seconds=round(before['seconds'] + spent, 1), clips=before['clips'] + plan.clips)
