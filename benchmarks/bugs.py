@@ -230,8 +230,12 @@ BUGS = (
         ('training_forgets_the_models', 'recipe.model.dtype, model_hashes(recipe)]', 'recipe.model.dtype]'),
         ('shift_ignored_by_the_run', 'training.config(recipe.flow_shift,', 'training.config(3.,'),
         ('seed_of_the_run_ignored', 'recipe.training.config(recipe.flow_shift, recipe.seed)', 'recipe.training.config(recipe.flow_shift, 0)'),
+        ('clips_forget_the_sampling', '[before.key, recipe.sampling, recipe.seed, asked]', '[before.key, recipe.seed, asked]')),
+
+    *bugs('app/runner.py', RUNS,
         ('leftovers_of_a_kill_ignored', "unsettled = inside(folder, f'{name}{PARTIAL}').exists()", 'unsettled = False'),
-        ('choices_ignored', 'keys | (overrides or {})', 'keys')),
+        ('choices_ignored', 'keys | (overrides or {})', 'keys'),
+        ('strength_ignored', 'replace(recipe.sampling, face_scale=face_scale)', 'recipe.sampling')),
 
     *bugs('embeddings/work.py', RUNS,
         ('gallery_of_training_photos', "heldout = stored_rows(faces, manifest.kept('heldout'))",
@@ -244,12 +248,8 @@ BUGS = (
         ('results_of_another_question', 'if step is None or step.key != key: return None',
          'if step is None: return None')),
 
-    *bugs('app/results.py', RUNS,
-        ('clips_forget_the_sampling', '[before.key, recipe.sampling, recipe.seed, asked]', '[before.key, recipe.seed, asked]'),
-        ('strength_ignored', 'replace(recipe.sampling, face_scale=face_scale)', 'recipe.sampling')),
-
-    *bugs('app/results.py', ('test_laws_results',),
-        ('mean_of_the_best', 'sum(column) / len(column)', 'max(column)')),
+    *bugs('app/verbs.py', ('test_laws_results',),
+        ('mean_of_the_best', 'sum(column)/len(column)', 'max(column)')),
 
     *bugs('app/survey.py', PRIVACY,
         ('notebooks_not_forgotten', r"r'|notebooks/(\.ipynb_checkpoints/)?\d\d_[^/]+\.ipynb'", "r''")),

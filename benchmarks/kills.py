@@ -35,7 +35,7 @@ os.environ |= {'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1'}
 QUICK = ('inputs.n_photos=8', 'inputs.n_dances=1', 'num_frames=5', 'training.steps_a=4', 'training.steps_b=2',
          'training.batch_size=4', 'training.checkpoint_every=2', 'sampling.steps=2')
 VERBS, MOMENTS, SIGNALS = ('demo', 'train', 'run'), ('random', 'writes'), ('SIGKILL', 'SIGTERM', 'SIGINT', 'SIGHUP')
-HEAVY = ('faceid_nb.app.results', 'faceid_nb.app.runs', 'insightface.app', 'ipykernel.kernelapp', 'ipykernel.ipkernel',
+HEAVY = ('faceid_nb.app.runner', 'faceid_nb.app.runs', 'insightface.app', 'ipykernel.kernelapp', 'ipykernel.ipkernel',
          'ipykernel.zmqshell', 'faceid_nb.world.scenes', 'faceid_nb.world.tiny',
          'diffusers.pipelines.wan.pipeline_wan_vace', 'diffusers.models.autoencoders.autoencoder_kl_wan',
          'transformers.models.t5.modeling_t5', 'transformers.models.umt5.modeling_umt5', 'peft.tuners.lora',

@@ -5,9 +5,9 @@
 - `faceid_nb.app.cli`: After reading you know what the `faceid` command promises when something is wrong, and how it ends.
 - `faceid_nb.app.erasure`: After this chapter you can remove everything that was made from one person's photos, and check that it is gone.
 - `faceid_nb.app.models`: After this chapter you can open the model of a recipe with its adapters, and find out in a second, not after an hour, whether model, adapters and machine fit together.
-- `faceid_nb.app.phases`: After this chapter you can train a face from photos with three function calls, stop them at any point, and find every setting and every hash in one folder.
+- `faceid_nb.app.phases`: After this chapter you know what each of the five phases reads and writes, and what makes it run again.
 - `faceid_nb.app.recipes`: After this chapter you can describe a run in one line, change any setting from the command line, and switch from the tiny models to real ones.
-- `faceid_nb.app.results`: After this chapter you can generate clips of a person, turn them into scores, a report and a few lines of text, and say where each number comes from.
+- `faceid_nb.app.runner`: After this chapter you can turn photos and dances into a report with one call, stop it at any point, and find every setting and every hash in one folder.
 - `faceid_nb.app.runs`: After reading you can run all five phases as notebooks, and keep the executed notebooks as the lab book of the run.
 - `faceid_nb.app.store`: After this chapter you can stop a run at any moment, run the same command again, and get the same files bit for bit. Until they are complete, you keep the old ones.
 - `faceid_nb.app.survey`: After this chapter you can list the runs below a folder, the person of each run, and the files that each run made.
@@ -33,6 +33,7 @@
 - `faceid_nb.evaluation.identity`: After this chapter you can score the likeness of each frame of a clip to a person, between a floor and a ceiling.
 - `faceid_nb.evaluation.motion`: After this chapter you can measure how well a clip follows the pose, how steady the face is, and how much it moves.
 - `faceid_nb.evaluation.report`: After this chapter a run ends in one page that you can share: photos, pose clip, generated clips and likeness.
+- `faceid_nb.evaluation.results`: After this chapter you can turn the clips of a run into scores between two baselines, and say where each number comes from.
 - `faceid_nb.evaluation.statistics`: After this chapter you can summarise thousands of frame scores in one row, with an interval for the mean.
 - `faceid_nb.models.wan_folder`: After this chapter you can open a Wan-VACE model from a folder, know what is missing before anything is loaded, and read the sizes of a model without opening it.
 - `faceid_nb.training.checkpoint`: After this chapter you can kill a training at any moment, start it again, and end with the same bits as if nothing had happened.

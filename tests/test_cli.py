@@ -429,7 +429,7 @@ def test_a_clip_that_does_not_fit_names_the_command_that_fits_it(waltz, tmp_path
 
 
 def test_a_pose_clip_fits_a_run_folder_and_its_keys(waltz, tmp_path, capsys):
-    from faceid_nb.app.phases import write_run
+    from faceid_nb.app.runner import write_run
     write_run(with_overrides(named_recipe('tiny'), {'size': '64x48', 'num_frames': 9}), tmp_path/'run')
     code, out, _ = said(capsys, 'pose', waltz, '--recipe', tmp_path/'run', 'num_frames=13', '--out', tmp_path/'new.mp4', '--json')
     assert code == 0 and json.loads(out)['after'] == {'file': str(tmp_path/'new.mp4'), 'frames': 13, 'height': 64, 'width': 48, 'fps': 10.}

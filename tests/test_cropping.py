@@ -194,7 +194,7 @@ def test_nothing_is_learned_from_a_held_out_photo(tmp_path):
 
 
 def test_reference_photos_speak_for_the_person_and_are_not_trained_on(tmp_path):
-    from faceid_nb.app.phases import run_embed
+    from faceid_nb.app.runner import run_embed
     from faceid_nb.app.recipes import open_recipe
     from faceid_nb.embeddings.identity import load_identity
     step = run_embed(open_recipe('tiny', {'inputs.n_photos': 9, 'cutting.reference': .7}), tmp_path)

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from faceid_nb.app.cli import main
-from faceid_nb.app.phases import check_run, write_run
+from faceid_nb.app.runner import check_run, write_run
 from faceid_nb.app.recipes import open_recipe
 from faceid_nb.core.errors import UserError
 from faceid_nb.core.media import write_video

@@ -27,7 +27,7 @@ if __name__ == '__main__':
     from hypothesis import HealthCheck, given, settings, strategies as st
     from PIL import Image
 
-    from faceid_nb.app.phases import open_run
+    from faceid_nb.app.runner import open_run
     from faceid_nb.app.recipes import known_keys, open_recipe
     from faceid_nb.app.store import PhaseResult, read_result
     from faceid_nb.embeddings.work import RunFile, read_by_hand

@@ -107,7 +107,7 @@ def test_fitting_is_explicit_and_idempotent():
     fitted = fit_pose(pose, SIZE, 17)
     assert np.array_equal(fit_pose(fitted, SIZE, 17), fitted)
     with pytest.raises(ValueError, match='4k[+]1'): fit_pose(pose, SIZE, 16)
-    with pytest.raises(ValueError, match='has no frames'): fit_pose(pose[:0], SIZE, 17)
+    with pytest.raises(ValueError, match='0 frames'): fit_pose(pose[:0], SIZE, 17)
 
 
 def test_dances_are_found_by_name(tmp_path):

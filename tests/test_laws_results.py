@@ -1,12 +1,11 @@
 """Laws of the numbers: what is measured of faces whose place and person are known, and how sure a figure may be."""
 import json
-import re
 
 import numpy as np
 import pytest
 from test_evaluation import scores_of, unit
 
-from faceid_nb.app.results import comparison_table
+from faceid_nb.app.verbs import compare_runs
 from faceid_nb.curation.faces import Face
 from faceid_nb.evaluation.identity import FaceTrack, FrameScores, real_ceiling, score_track
 from faceid_nb.evaluation.motion import keypoints, summarise_motion
@@ -101,12 +100,7 @@ def test_a_comparison_ends_in_the_mean_the_lowest_and_the_highest(tmp_path):
         summary |= {'seconds': {}, 'models': {}, 'versions': {}}
         (tmp_path/f'{k}').mkdir()
         (tmp_path/f'{k}'/'summary.json').write_text(json.dumps(summary))
-    lines = comparison_table([tmp_path/f'{k}' for k in range(3)]).splitlines()
-
-    def numbers(first):
-        line = next(line for line in lines if line.startswith(first))
-        return [float(word) for word in re.findall(r'\d\.\d+', line)]
-
-    last = {'mean': means.mean(0), 'lowest': means.min(0), 'highest': means.max(0)}
-    for first, row in (last | {'ann0': means[0], 'ann2': means[2]}).items():
-        assert numbers(first) == pytest.approx(row, abs=6e-4)
+    found = compare_runs([tmp_path/f'{k}' for k in range(3)])
+    for key, row in {'mean': means.mean(0), 'lowest': means.min(0), 'highest': means.max(0)}.items():
+        assert list(found[key].values()) == pytest.approx(row)
+    assert [list(one['likeness'].values()) for one in found['runs']] == pytest.approx(means)

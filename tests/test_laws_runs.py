@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from faceid_nb.app import phases, results, runs
+from faceid_nb.app import phases, runner, runs
 from faceid_nb.app.cli import main
 from faceid_nb.app.inputs import find_dances, find_photos
-from faceid_nb.app.phases import write_run, open_run, run_train
+from faceid_nb.app.runner import write_run, open_run, run_train
 from faceid_nb.app.recipes import open_recipe, with_overrides
 from faceid_nb.app.models import face_finder
-from faceid_nb.app.results import run_clip
+from faceid_nb.app.runner import run_clip
 from faceid_nb.app.store import PhaseResult, run_phase, find_result, read_result
 from faceid_nb.embeddings.work import ORDER
 from faceid_nb.core.files import load_tensors, write_json
@@ -152,7 +152,7 @@ def test_what_a_clip_is_asked_for_is_what_is_drawn(trained, tmp_path, monkeypatc
     def drawn(pipe, frames, prompt, sampling, branch, identity):
         asked.append((prompt, sampling.face_scale, sampling.seed, identity.numpy(), frames))
         return np.zeros((5, 32, 32, 3), np.uint8)
-    monkeypatch.setattr(results, 'generate', drawn)
+    monkeypatch.setattr(runner, 'generate', drawn)
     run_clip(recipe, folder, pose, '{trigger} waving', .5, None, tmp_path/'a.mp4')
     run_clip(recipe, folder, pose, '', None, None, tmp_path/'b.mp4')
     (words, scale, *_), (own, usual, *_) = asked

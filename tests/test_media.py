@@ -1,5 +1,9 @@
 """The odd files of real folders: each is read as upright RGB or refused by one ValueError that names it."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -29,3 +33,23 @@ def test_a_real_clip_is_read(assets):
 
 def test_a_clip_that_is_not_one_is_named(assets, tmp_path):
     with pytest.raises(ValueError, match='hopper.jpg'): read_video(assets/'photos'/'formats'/'hopper.jpg')
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='interrupts by a timer')
+@pytest.mark.parametrize('after', [.05, .2, .5])
+def test_an_interrupted_encoder_says_and_leaves_nothing(tmp_path, after):
+    "A stop inside ffmpeg's work: ffmpeg ends before its file is removed, so it cannot complain that the file is gone"
+    script = f'''import os, psutil, signal, numpy as np
+from faceid_nb.core.media import write_video
+def stop(number, frame):
+    raise KeyboardInterrupt
+clip = np.random.default_rng(0).integers(0, 255, (60, 480, 640, 3), np.uint8)
+signal.signal(signal.SIGALRM, stop)
+signal.setitimer(signal.ITIMER_REAL, {after})
+try:
+    write_video({str(tmp_path/'clip.mp4')!r}, clip, 25)
+except KeyboardInterrupt:
+    print(len(psutil.Process().children()), os.listdir({str(tmp_path)!r}))
+'''
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr, done.returncode) == ('0 []\n', '', 0)

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from faceid_nb.app import phases, results
-from faceid_nb.app.phases import find_problems
+from faceid_nb.app import phases, runner
+from faceid_nb.app.runner import find_problems
 from faceid_nb.app.recipes import open_recipe
 from faceid_nb.core import files
 from faceid_nb.embeddings.work import ORDER
@@ -21,7 +21,7 @@ LARGE = ('diffusers', 'transformers', 'peft', 'matplotlib', 'IPython', 'scipy.st
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp('once')/'run'
-    results.run_all(open_recipe('tiny', QUICK), folder, tell=lambda line: None)
+    runner.run_all(open_recipe('tiny', QUICK), folder, tell=lambda line: None)
     time.sleep(files.SETTLED + .2)  # a younger file is read each time, because it could change again unseen
     return folder
 
@@ -40,7 +40,7 @@ def test_every_phase_is_planned_once_and_every_file_read_once(finished, monkeypa
         return builtins.open(path, mode, *args, **named)
     monkeypatch.setattr(files, 'open', count_open, raising=False)
     files.HASHED.clear()
-    results.run_all(open_recipe('tiny', QUICK), finished, tell=lambda line: None)
+    runner.run_all(open_recipe('tiny', QUICK), finished, tell=lambda line: None)
     assert planned == dict.fromkeys(ORDER, 1)
     assert opened and set(opened.values()) == {1}, [path for path, n in opened.items() if n > 1]
 
@@ -70,7 +70,7 @@ def test_a_pose_clip_that_does_not_fit_is_refused_before_the_training(finished, 
     (tmp_path/'dances').mkdir()
     write_video(tmp_path/'dances'/'waltz_pose.mp4', frames[:3], fps)
     recipe = open_recipe('tiny', QUICK | {'inputs.dances': str(tmp_path/'dances')})
-    with pytest.raises(ValueError, match='waltz'): results.run_all(recipe, tmp_path/'run', tell=lambda line: None)
+    with pytest.raises(ValueError, match='waltz'): runner.run_all(recipe, tmp_path/'run', tell=lambda line: None)
     assert not (tmp_path/'run').exists(), 'no photo was curated and nothing was trained'
 
 

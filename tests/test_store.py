@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-import faceid_nb.app.results as results_module
+import faceid_nb.app.runner as runner_module
 import faceid_nb.embeddings.work as work_module
 from conftest import QUICK
 from faceid_nb.app.cli import main
-from faceid_nb.app.phases import check_run, open_run
+from faceid_nb.app.runner import check_run, open_run
 from faceid_nb.app.store import claim_folder, run_phase, find_result, read_result
 from faceid_nb.core.errors import UserError
 from faceid_nb.core.files import file_sha256, read_json, write_json
@@ -378,7 +378,7 @@ def test_a_finished_run_is_not_written_to(demo, capsys, verb):
     before, seen = tree(demo), []
     WATCHED.append((demo, seen))
     try:
-        if verb == 'curate': assert results_module.PHASES['curate'](open_run(demo), demo)
+        if verb == 'curate': assert runner_module.PHASES['curate'](open_run(demo), demo)
         elif verb == 'demo': assert said(capsys, 'demo', '--folder', demo, *QUICK)[0] == 0
         else: assert said(capsys, verb, demo)[0] == 0
     finally: WATCHED.pop()
@@ -471,7 +471,7 @@ def test_a_refused_command_removes_what_it_made_and_nothing_else(tmp_path, capsy
 @pytest.mark.parametrize('out', ['pose.mp4', 'other.mp4', 'x.gif', 'x', 'folder', 'folder.mp4', 'nowhere/x.mp4', 'run/train/x.mp4', 'run/generate/full/x.mp4', 'run/input/dances/x.mp4',
                                  'other_run/x.mp4', 'other_run/clips/x.mp4', 'dead.mp4'])
 def test_a_bad_out_is_refused_before_a_model_opens(run, tmp_path, capsys, monkeypatch, out):
-    monkeypatch.setattr(results_module, 'open_model', None)
+    for module in ('runner', 'phases'): monkeypatch.setattr(f'faceid_nb.app.{module}.open_model', None)
     shutil.copy(run/'input'/'dances'/'dance_01_pose.mp4', tmp_path/'pose.mp4')
     shutil.copy(tmp_path/'pose.mp4', tmp_path/'other.mp4')
     for folder in ('folder', 'folder.mp4', 'other_run/clips'): (tmp_path/folder).mkdir(parents=True)
@@ -532,7 +532,7 @@ def test_everything_is_checked_before_the_first_phase(demo, tmp_path, capsys):
 
 
 def test_what_is_finished_needs_no_model_again(run, capsys, monkeypatch):
-    monkeypatch.setattr('faceid_nb.app.phases.check_machine', None)
+    monkeypatch.setattr('faceid_nb.app.runner.check_machine', None)
     for through in ('curate', 'embed', 'train', 'generate', 'evaluate'): check_run(open_run(run), run, through)
     shutil.rmtree(run/'generate')
     with pytest.raises(TypeError): check_run(open_run(run), run, 'evaluate')

@@ -94,7 +94,7 @@ def test_every_configuration_checks_itself():
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
     "A folder of notes, a folder that is called photos, and a run that was made of it"
-    from faceid_nb.app.phases import write_run
+    from faceid_nb.app.runner import write_run
     home = tmp_path_factory.mktemp('values')
     for place in ('notes', 'me/photos', 'run/train/lora'): (home/place).mkdir(parents=True)
     (home/'notes/diary.txt').write_text('mine')

@@ -60,7 +60,7 @@ def demo(
 ):
     "Draw a person, learn the face, make them dance, measure"
     from faceid_nb.app.recipes import open_recipe
-    from faceid_nb.app.results import run_all
+    from faceid_nb.app.runner import run_all
     from faceid_nb.app.store import claim_folder
     recipe = open_recipe('tiny', {'seed': seed} | read_pairs(pairs or []))
     if dry_run: return rehearse(recipe, folder, 'evaluate')

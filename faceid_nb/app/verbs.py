@@ -24,7 +24,7 @@ from .grammar import (Answer, DryRun, Folder, PackName, PackRoot, Pairs, Photos,
                                    whole_option)
 
 # %% ../../nbs/8_app/89_verbs.ipynb #30a12e97
-RESULTS = ('faceid_nb.app.results',)
+RESULTS = ('faceid_nb.app.runner',)
 
 def _photo_recipe(name, photos, reference, pack_root, pack, pairs):
     from faceid_nb.app.recipes import open_recipe
@@ -38,7 +38,7 @@ def _photo_recipe(name, photos, reference, pack_root, pack, pairs):
     return open_recipe(name, words | read_pairs(pairs or []))
 
 def _run_recipe(run, pairs):
-    from faceid_nb.app.phases import open_run
+    from faceid_nb.app.runner import open_run
     return open_run(run, read_pairs(pairs or []))
 
 def rehearse(
@@ -47,14 +47,14 @@ def rehearse(
     through:str,     # The last phase that is asked for
 )->Answer:           # Exit code 2 when something is missing
     "Answer what a command would do, and everything that would stop it"
-    from faceid_nb.app.phases import find_problems
+    from faceid_nb.app.runner import find_problems
     todo, problems = find_problems(recipe, folder, through)
     first = f'Work to do: {", ".join(todo)}.' if todo else 'Nothing to do: every phase is finished.'
     return Answer('\n'.join([first, *problems]), {'todo': todo, 'problems': problems}, len(problems), 2 if problems else 0)
 
 def _one_phase(name, recipe, folder, dry_run):
     if dry_run: return rehearse(recipe, folder, name)
-    from faceid_nb.app.results import PHASES, phase_summary
+    from faceid_nb.app.runner import PHASES, phase_summary
     from faceid_nb.app.store import claim_folder
     with claim_folder(folder):
         step = PHASES[name](recipe, folder)
@@ -102,7 +102,7 @@ def generate(
     pairs:Pairs = None,
 ):
     "Make the person dance"
-    from faceid_nb.app.results import run_clip
+    from faceid_nb.app.runner import run_clip
     recipe = _run_recipe(run, pairs)
     if out is not None and pose is None:
         raise ValueError('--out names the file of one clip, so it needs --pose. Without --pose all dances are generated '
@@ -116,11 +116,14 @@ def read_figures(
     folder:Path,      # Run folder, evaluated
 )->dict:              # `summary` and `rows`: configuration -> figures
     "Read the figures of an evaluated run"
-    from faceid_nb.core.errors import check_value
+    from faceid_nb.core.errors import UserError, check_value
     from faceid_nb.core.files import read_json_as
     from faceid_nb.embeddings.work import Summary
     path = folder/'evaluate'/'scores.json'
     rows = check_value(dict[str, dict], read_json_as(path, dict).get('rows'), f'{path}: rows')
+    for name, row in rows.items():
+        lacking = {'mean', 'low', 'high', 'median', 'spread', 'worst', 'no_face_rate', 'frames'} - set(row)
+        if lacking: raise UserError(f'{path}: row {name} has no {min(lacking)}. Run: faceid evaluate {folder}')
     return {'folder': folder, 'report': folder/'report.html', 'rows': rows,
             'summary': asdict(read_json_as(folder/'summary.json', Summary))}
 
@@ -197,7 +200,7 @@ def compare(folders:Annotated[list[Path], path_word('RUNS', 'Run folders that we
 def _fitting_recipe(name, pairs):
     from faceid_nb.app.recipes import RECIPES, open_recipe
     if name in RECIPES or not read_path(name).is_dir(): return open_recipe(name, pairs)
-    from faceid_nb.app.phases import open_run
+    from faceid_nb.app.runner import open_run
     return open_run(read_path(name), pairs)
 
 def free_pose(
@@ -232,7 +235,7 @@ def pose(
     return Answer(draw_table(columns, rows), figures, target)
 
 # %% ../../nbs/8_app/89_verbs.ipynb #16d53e22
-@verb('faceid_nb.app.phases', 'faceid_nb.curation.scale')
+@verb('faceid_nb.app.runner', 'faceid_nb.curation.scale')
 def scan(
     photos:Photos,
     reference:Reference = None,

@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .inputs import find_dances, find_photos
-from .phases import apply_decision, open_run
-from .results import trained_model
+from .runner import apply_decision, open_run
+from .phases import trained_model
 from ..core.errors import UserError
 from ..curation.manifest import Manifest, Record, load_manifest
 from ..curation.photos import Unreadable, read_photo

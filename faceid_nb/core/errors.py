@@ -10,13 +10,16 @@ Every other exception is a bug and keeps its traceback."""
 # %% auto #0
 __all__ = ['configuration', 'Natural', 'Count', 'Share', 'Positive', 'NotNegative', 'Rate', 'Shift', 'Fraction', 'Decay',
            'Cosine', 'Seed', 'MUST', 'Pattern', 'PlainName', 'StoredName', 'Hash', 'FrameCount', 'BOUNDS', 'KINDS',
-           'MEMORY', 'UserError', 'explain', 'check_value', 'check_mapping', 'allowed_values', 'out_of_memory']
+           'NOTED', 'MEMORY', 'UserError', 'explain', 'check_value', 'check_mapping', 'allowed_values', 'margin_notes',
+           'out_of_memory']
 
 # %% ../../nbs/0_core/00_errors.ipynb #96b43370
 import re
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from errno import ENOMEM
 from functools import partial
+from inspect import getsource
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -163,6 +166,20 @@ def allowed_values(
     if schema.get('minLength'):
         bounds.append('not empty')
     return ', '.join([KINDS[schema['type']], *bounds])
+
+# %% ../../nbs/0_core/00_errors.ipynb #48772b74
+# A field of a configuration, with the comment above it or beside it
+NOTED = re.compile(r'^(?:    # (?P<above>.*)\n)?    (?P<name>\w+):.*?(?: # (?P<beside>.*))?$', re.M)
+
+def margin_notes(
+    kind:type,         # A configuration
+)->dict[str, str]:     # Field -> the comment beside it, or on the line above
+    "Read what the source of a configuration says about its fields"
+    notes = {}
+    for one in reversed(kind.__mro__):
+        found = NOTED.finditer(getsource(one)) if is_dataclass(one) else ()
+        notes |= {note['name']: note['beside'] or note['above'] or '' for note in found}
+    return notes
 
 # %% ../../nbs/0_core/00_errors.ipynb #a3451ab6
 MEMORY = re.compile(

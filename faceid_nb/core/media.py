@@ -13,6 +13,7 @@ __all__ = ['DEMUXERS', 'GUARDS', 'CUT', 'read_image', 'write_image', 'resize', '
 
 # %% ../../nbs/0_core/02_media.ipynb #9e549066
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_LE
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired, run
@@ -23,6 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 import imageio.v3 as iio
 import numpy as np
+import psutil
 import torch
 
 from .errors import UserError
@@ -100,6 +102,19 @@ def downscale(
     return np.concatenate(strips)
 
 # %% ../../nbs/0_core/02_media.ipynb #a753e9a4
+def _encode(path, frames, options):
+    "Encode a clip; if that is interrupted, ffmpeg ends before its file is removed"
+    others = psutil.Process().children()
+    def end():
+        for child in psutil.Process().children():
+            if child not in others:
+                child.kill()
+                child.wait(5)
+    with ExitStack() as after:
+        after.callback(end)
+        iio.imwrite(path, frames, plugin='FFMPEG', **options)
+        after.pop_all()  # nothing to end: ffmpeg is done
+
 def write_video(
     path:Path,         # Where, ends with .mp4
     frames:np.ndarray, # (F, H, W, 3) uint8, H and W even
@@ -116,7 +131,7 @@ def write_video(
                          'Crop or resize it by one pixel.')
     quality = ['-crf', str(crf), '-movflags', '+faststart']
     options = dict(fps=fps, codec='libx264', pixelformat='yuv420p', macro_block_size=1, output_params=quality)
-    return write_atomic(path, lambda p: iio.imwrite(p, frames, plugin='FFMPEG', **options))
+    return write_atomic(path, lambda p: _encode(p, frames, options))
 
 # %% ../../nbs/0_core/02_media.ipynb #e5147f03
 # Container formats that are opened: .mp4 .mov .m4v, .mkv .webm, .avi; no playlist is among them

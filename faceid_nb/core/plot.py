@@ -113,9 +113,12 @@ def save_figure(
 
 # %% ../../nbs/0_core/03_plot.ipynb #c6775d51
 def is_watched()->bool:
-    "Check whether a progress bar would be seen: in a notebook, or in a terminal"
+    "Check whether a person would see a progress bar: in a terminal, or in a notebook that is open in a browser"
+    if sys.stderr.isatty(): return True
     ipython = sys.modules.get('IPython')
-    return sys.stderr.isatty() or ipython is not None and ipython.get_ipython() is not None
+    kernel = getattr(ipython and ipython.get_ipython(), 'kernel', None)
+    if kernel is None: return False
+    return bool(kernel.get_parent().get('content', {}).get('allow_stdin'))
 
 # %% ../../nbs/0_core/03_plot.ipynb #2a995704
 def tile(
