@@ -78,7 +78,8 @@ lint: $(DEV) ## names that are undefined or unused
 
 notebooks: $(DEV) ## run every chapter of nbs/, top to bottom; tests/test_papermill.py runs those of nbs/runs
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers $(WORKERS) --skip-file-re '^($(SIGNALLING))' --skip-folder-re '^([_.]|runs$$)'
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter execute --kernel_name=python3 --timeout=300 $(foreach one,$(subst |, ,$(SIGNALLING)),$(wildcard nbs/*/$(one).ipynb))
+	printf '%s\n' $(foreach one,$(subst |, ,$(SIGNALLING)),$(wildcard nbs/*/$(one).ipynb)) | HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 JUPYTER_PREFER_ENV_PATH=1 \
+		xargs -n 1 -P $(WORKERS) $(BIN)/jupyter execute --kernel_name=python3 --timeout=300
 
 lab: $(LAB) ## JupyterLab, at the first page of the book; its files are those of the project, with runs/
 	@$(FILTER) 2>/dev/null || true

@@ -492,6 +492,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'faceid_nb.core.errors.check_mapping': ( '0_core/errors.html#check_mapping',
                                                                                 'faceid_nb/core/errors.py'),
                                        'faceid_nb.core.errors.check_value': ('0_core/errors.html#check_value', 'faceid_nb/core/errors.py'),
+                                       'faceid_nb.core.errors.error_line': ('0_core/errors.html#error_line', 'faceid_nb/core/errors.py'),
                                        'faceid_nb.core.errors.explain': ('0_core/errors.html#explain', 'faceid_nb/core/errors.py'),
                                        'faceid_nb.core.errors.margin_notes': ( '0_core/errors.html#margin_notes',
                                                                                'faceid_nb/core/errors.py'),

@@ -84,6 +84,6 @@ def test_killed_and_stopped_and_still_bit_equal(demo, tmp_path):
 @pytest.mark.skipif(sys.platform != 'linux', reason='forks, and kills at the writes that Python reports')
 def test_killed_at_random_moments_and_at_writes(root):
     "A small `benchmarks/kills.py`: equal bits, none stuck, nothing left over, each end in one line"
-    words = ['--kills', '8', '--chain', '4', '--verbs', 'train', '--signals', 'SIGKILL', 'SIGTERM']
+    words = ['--kills', '4', '--chain', '2', '--verbs', 'train', '--signals', 'SIGKILL', 'SIGTERM']
     done = subprocess.run([sys.executable, '-W', 'ignore', root/'benchmarks'/'kills.py', *words], capture_output=True, text=True, cwd=root, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -106,7 +106,7 @@ class Door:
         elif issubclass(kind, BrokenPipeError) and _reader_gone():
             self.code, line = 141, ''
         elif issubclass(kind, (ValueError, OSError)):
-            self.code, line = 2, 'faceid: ' + ' '.join(f'{error}'.split())
+            self.code, line = 2, f"faceid: {import_module('faceid_nb.core.errors').error_line(error)}"
         elif import_module('faceid_nb.core.errors').out_of_memory(error):
             self.code, line = 2, f'faceid: memory ran out ({" ".join(f"{error}".split())[:160] or "the machine has no more"}). Close other programs, or choose a smaller size, num_frames or training.batch_size.'
         else: return

@@ -146,7 +146,7 @@ def _unknown_person(seen, indexes, person):
         return UserError(printable(f'{path} is a link to {target}, ' + (there if target.is_dir() else 'which is gone.')))
     known = {run.name for run in seen.runs if run.name}
     known |= {row['subject'] for rows in indexes.values() for row in rows if isinstance(row.get('subject'), str)}
-    text = f'No person named {person!r} in {seen.root}/. '
+    text = f'No person named {person!r} in {seen.root}. '
     text += f'Known are: {", ".join(sorted(known))}.' if known else 'No people are recorded there yet.'
     if unknown := [run.folder for run in seen.runs if run.name is None]:
         text += f' No file says whose run this is: {_several(unknown)}.'

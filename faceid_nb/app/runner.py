@@ -28,7 +28,7 @@ from .phases import PLANS, plan_curate, trained_model
 from .recipes import (Recipe, branch_location, find_pack, known_keys, named_recipe, pack_location,
                                    with_overrides)
 from .store import PARTIAL, PhaseResult, claim_folder, find_result, run_phase, top_level_files
-from ..core.errors import UserError, check_value
+from ..core.errors import UserError, check_value, error_line
 from ..core.files import (inside, make_private, need_space, package_versions, private_folder, read_json,
                                   share_hashes, write_atomic, write_json)
 from ..core.folders import free_name, is_as_written, keep_aside
@@ -197,7 +197,7 @@ def find_problems(
         try:
             return check()
         except (ValueError, OSError) as error:
-            problems.append(str(error))
+            problems.append(error_line(error))
     for check in [partial(check_owner, recipe, folder), *input_checks(recipe, folder, through)]:
         ask(check)
     progress = ask(partial(find_progress, recipe, folder, through))

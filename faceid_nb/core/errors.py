@@ -10,8 +10,8 @@ Every other exception is a bug and keeps its traceback."""
 # %% auto #0
 __all__ = ['configuration', 'Natural', 'Count', 'Share', 'Positive', 'NotNegative', 'Rate', 'Shift', 'Fraction', 'Decay',
            'Cosine', 'Seed', 'MUST', 'Pattern', 'PlainName', 'StoredName', 'Hash', 'FrameCount', 'BOUNDS', 'KINDS',
-           'NOTED', 'MEMORY', 'UserError', 'explain', 'check_value', 'check_mapping', 'allowed_values', 'margin_notes',
-           'out_of_memory']
+           'NOTED', 'MEMORY', 'UserError', 'error_line', 'explain', 'check_value', 'check_mapping', 'allowed_values',
+           'margin_notes', 'out_of_memory']
 
 # %% ../../nbs/0_core/00_errors.ipynb #96b43370
 import re
@@ -31,6 +31,16 @@ class UserError(ValueError):
     def __str__(self):
         # Names from files may hold line breaks and terminal codes
         return re.sub(r'[\x00-\x1f\x7f-\x9f\u2028\u2029]+', ' ', super().__str__())
+
+# %% ../../nbs/0_core/00_errors.ipynb #de68d437
+def error_line(
+    error:BaseException,
+)->str:
+    "Say what went wrong in one line; an error of the operating system names its file first"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        reason = error.strerror[0].lower() + error.strerror[1:]
+        return f'{error.filename}: {reason}. Check the path, and who may read and write there.'
+    return ' '.join(f'{error}'.split())
 
 # %% ../../nbs/0_core/00_errors.ipynb #ff3a6376
 # Makes a class a configuration
