@@ -63,7 +63,8 @@ MUST = {
     'int_parsing': 'a whole number', 'int_type': 'a whole number', 'int_from_float': 'a whole number',
     'float_parsing': 'a number', 'float_type': 'a number', 'finite_number': 'a finite number',
     'bool_parsing': 'yes or no', 'bool_type': 'yes or no',
-    'string_type': 'text', 'list_type': 'a list', 'dict_type': 'an object',
+    'string_type': 'text', 'list_type': 'a list', 'tuple_type': 'a list', 'dict_type': 'an object',
+    'dataclass_type': 'an object', 'mapping_type': 'an object', 'string_pattern_mismatch': 'text like {pattern}',
     'greater_than_equal': 'at least {ge}', 'greater_than': 'more than {gt}',
     'less_than_equal': 'at most {le}', 'less_than': 'less than {lt}', 'literal_error': '{expected}'}
 
@@ -87,7 +88,7 @@ def explain(
             lines.append(f'{key} is not known')
         else:
             known = MUST.get(one['type'])
-            must = known.format(**context) if known else re.sub('^Input should be ', '', one['msg'])
+            must = known.format(**context) if known else re.sub(r'^\w+ should (be |have |match )?', '', one['msg'])
             lines.append(f'{key} must be {must}, got {one["input"]!r}'[:300])
     lines = list(dict.fromkeys(lines))
     return '; '.join(lines[:8]) + (f'; and {len(lines) - 8} more' if len(lines) > 8 else '')

@@ -130,8 +130,8 @@ def list_poses(
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith('.'))
     clips = pick_poses([path for path in files if path.suffix.lower() in CLIPS])
     if not clips:
-        there = f'{len(files)} other file{"s"*(len(files) > 1)} ({_named(files)})' if files else 'nothing'
-        raise UserError(f'{folder} holds no pose clip, but {there}. Give a folder with {" ".join(CLIPS)} files.')
+        others = f', only {len(files)} other file{"s"*(len(files) > 1)} ({_named(files)})' if files else ''
+        raise UserError(f'{folder} holds no pose clip{others}. Give a folder with {" ".join(CLIPS)} files.')
     found = {}
     for path in clips:
         name = check_value(PlainName, _dance(path), f'the name of the clip {path.name!a}')
