@@ -2,7 +2,9 @@
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from faceid_nb.app.store import PhaseResult, run_phase, find_result, read_result
 from faceid_nb.embeddings.work import ORDER
 from faceid_nb.core.files import load_tensors, write_json
 from faceid_nb.core.media import read_video
+from faceid_nb.core.plot import show_clip
 from faceid_nb.curation.manifest import load_manifest
 from faceid_nb.embeddings.encoders import embed_photos
 from faceid_nb.embeddings.identity import load_identity
@@ -197,3 +200,22 @@ except SystemExit: print(*{name.split('.')[0] for name in sys.modules})"""
     assert done.returncode == 0, done.stderr
     heavy = {'torch', 'numpy', 'diffusers', 'transformers', 'insightface', 'scipy', 'matplotlib', 'papermill'}
     assert not heavy & set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize('several', [0, 1, 2])
+def test_a_preview_shows_several_dances(tmp_path, monkeypatch, several):
+    recipe = open_recipe('tiny', SMALL | {'training.preview_dances': several})
+    drawn, shown = [], []
+    def generate(model, pose, prompt, *rest):
+        drawn.append(prompt)
+        return np.zeros_like(pose)
+    def show(clips, title):
+        shown.append((len(clips), title))
+        return show_clip(clips, title=title)
+    monkeypatch.setattr(phases, 'generate', generate)
+    monkeypatch.setattr(phases, 'person', lambda folder: None)
+    monkeypatch.setattr(phases, 'show_clip', show)
+    state = SimpleNamespace(step=3, averaged=nullcontext)
+    phases.preview(recipe, tmp_path/'run', tmp_path, None, {})(state)
+    assert len(drawn) == several and shown == [(several, 'step 3')]*bool(several)
+    assert [path.name for path in tmp_path.glob('*.png')] == ['step_000003.png']*bool(several)

@@ -134,15 +134,18 @@ def preview(
     model:Family,                       # The model that is being trained
     adapters:Adapters,
 )->Callable[[TrainingState], None]:     # Draws a preview of the current state
-    "Return a callback that draws the first dance during the training"
-    dances = find_dances(recipe, folder) if recipe.inputs.dances or recipe.inputs.drawn else []
+    "Return a callback that draws the first dances during the training"
+    known = find_dances(recipe, folder) if recipe.inputs.dances or recipe.inputs.drawn else []
+    dances = known[:recipe.training.preview_dances]
     few = replace(recipe.sampling, steps=min(recipe.sampling.steps, 8), guidance_scale=1.)
     def draw(state):
         if not dances: return
-        pose = read_pose(dances[0].pose, recipe.size, recipe.num_frames)
+        clips = {}
         with state.averaged():
-            frames = generate(model, pose, dances[0].prompt, few, adapters, person(folder))
-        save_figure(show_clip({f'step {state.step}': frames}), place/f'step_{state.step:06d}.png', 80)
+            for dance in dances:
+                pose = read_pose(dance.pose, recipe.size, recipe.num_frames)
+                clips[dance.name] = generate(model, pose, dance.prompt, few, adapters, person(folder))
+        save_figure(show_clip(clips, title=f'step {state.step}'), place/f'step_{state.step:06d}.png', 80)
     return draw
 
 # %% ../../nbs/8_app/86_phases.ipynb #20e0a9bc

@@ -116,6 +116,7 @@ class TrainingKeys(FlowSettings, LoopSettings):
     lr_lora:Rate = 5e-4       # Highest learning rate of the LoRA
     train_mapper:bool = True  # False: the branch does not change
     train_lora:bool = True    # False: the branch is trained on its own
+    preview_dances:Natural = 2  # Dances in each preview
 
     @property
     def stages(self)->tuple[Stage, ...]:
