@@ -11,6 +11,7 @@ __all__ = ['KINDS', 'injected_names', 'check_names', 'check_kinds', 'target_fold
 # %% ../../nbs/9_interfaces/90_targets.ipynb #a043fe74
 import ast
 from collections.abc import Iterable
+from functools import partialmethod
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,7 @@ def target_folder(
 def hide_bars():
     "Draw no progress bar in this kernel from now on"
     from tqdm.notebook import tqdm_notebook
-    drawn = tqdm_notebook.__init__
-    def silent(bar, *args, **kwargs):
-        drawn(bar, *args, **kwargs | {'disable': True})
-    tqdm_notebook.__init__ = silent
+    tqdm_notebook.__init__ = partialmethod(tqdm_notebook.__init__, disable=True)
 
 # %% ../../nbs/9_interfaces/90_targets.ipynb #97165292
 def open_target(
