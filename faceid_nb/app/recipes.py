@@ -324,7 +324,7 @@ def _check_key(recipe, key):
     if key in known: return
     near = difflib.get_close_matches(key, known, 1, 0.5)
     hint = f', did you mean {near[0]}?' if near else '.'
-    raise UserError(f"Recipe {recipe.name} has no key {key!r}{hint} Known keys: {', '.join(known)}")
+    raise UserError(f"Recipe {recipe.name} has no key {key!r}{hint} All keys are listed by: faceid recipes {recipe.name}")
 
 # %% ../../nbs/8_app/83_recipes.ipynb #0c3bea97
 def _changed(config, changes, prefix=''):
