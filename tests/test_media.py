@@ -49,7 +49,8 @@ signal.setitimer(signal.ITIMER_REAL, {after})
 try:
     write_video({str(tmp_path/'clip.mp4')!r}, clip, 25)
 except KeyboardInterrupt:
-    print(len(psutil.Process().children()), os.listdir({str(tmp_path)!r}))
+    pass
+print(len(psutil.Process().children()), [name for name in os.listdir({str(tmp_path)!r}) if name != 'clip.mp4'])
 '''
     done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr, done.returncode) == ('0 []\n', '', 0)
