@@ -185,7 +185,7 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
     for name in ('a_pose.mp4', 'a.mp4', 'b.MOV'): (tmp_path/name).write_bytes(b'x')
     assert list(list_poses(tmp_path)) == ['a'] and 'b.MOV left out' in capsys.readouterr().err
     for path in tmp_path.iterdir(): path.unlink()
-    refused(lambda: list_poses(tmp_path), 'nothing')
+    refused(lambda: list_poses(tmp_path), 'holds no pose clip. Give a folder')
     for name in ('a.jpg', 'b.txt'): (tmp_path/name).write_bytes(b'x')
     refused(lambda: list_poses(tmp_path), '2 other files', 'a.jpg')
 
