@@ -258,12 +258,12 @@ def test_a_killed_curation_has_a_name(tmp_path, made_once):
     run = tmp_path/'runs'/'ann'
     script = f'''
         import os, signal
-        from faceid_nb.app import phases
+        from faceid_nb.app import runner
         from faceid_nb.app.recipes import open_recipe
         from faceid_nb.embeddings import work
         def killed(*args, **more): os.kill(os.getpid(), signal.SIGKILL)
         work.curate = killed
-        phases.run_curate(open_recipe('tiny', {{'subject': 'ann', 'inputs.photos': {str(made_once/'photos'/'ann')!r}}}), {str(run)!r})'''
+        runner.run_curate(open_recipe('tiny', {{'subject': 'ann', 'inputs.photos': {str(made_once/'photos'/'ann')!r}}}), {str(run)!r})'''
     subprocess.run([sys.executable, '-W', 'ignore', '-c', textwrap.dedent(script)], capture_output=True)
     assert any(path.name in MARKS for path in files_below(run))
     forget(find_person_data(tmp_path/'runs', 'ann'))
