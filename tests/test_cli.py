@@ -297,7 +297,8 @@ def test_a_reader_that_goes_away_is_no_error(read):
 
 
 @pytest.mark.parametrize('error, cause', [('MemoryError()', 'memory ran out (the machine has no more)'), ('torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")', 'memory ran out (CUDA out of memory'),
-                                          ('RuntimeError("DefaultCPUAllocator: can\'t allocate memory: you tried to allocate 9 bytes")', "can't allocate memory")])
+                                          ('RuntimeError("DefaultCPUAllocator: can\'t allocate memory: you tried to allocate 9 bytes")', "can't allocate memory"),
+                                          ('OSError("Cannot allocate memory")', 'memory ran out')])
 def test_too_little_memory_is_told_as_what_it_is(error, cause, monkeypatch, capsys):
     from faceid_nb.app import cli
     def work(**words): raise eval_error(error)
@@ -309,6 +310,7 @@ def test_too_little_memory_is_told_as_what_it_is(error, cause, monkeypatch, caps
 
 def eval_error(text):
     kind, words = text.split('(', 1)
+    if kind == 'OSError': return OSError(12, words[1:-2], 'weights.safetensors')
     return {'MemoryError': MemoryError, 'torch.OutOfMemoryError': torch.OutOfMemoryError, 'RuntimeError': RuntimeError}[kind](*([words[1:-2]] if len(words) > 1 else []))
 
 

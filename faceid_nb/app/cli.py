@@ -26,11 +26,11 @@ from typer.main import get_command
 
 from .grammar import (WORK, DryRun, Folder, Pairs, app, as_json, path_option, read_pairs, read_words,
                                    verb, whole_option)
-from .verbs import RESULTS, rehearse, results_answer
+from .verbs import RUNNER, rehearse, results_answer
 from ..core.stop import exit_when_done, stop_asked, stop_heard, stoppable
 
 # %% ../../nbs/9_interfaces/92_cli.ipynb #ab43283c
-@verb('faceid_nb.app.runs', *RESULTS)
+@verb('faceid_nb.app.runs', *RUNNER)
 def run(
     recipe:Annotated[str, typer.Argument(metavar='RECIPE', help='Name of a recipe.')],
     folder:Folder = None,
@@ -51,7 +51,7 @@ def run(
         run_notebooks(recipe, words, place)
     return results_answer(place)
 
-@verb(*RESULTS)
+@verb(*RUNNER)
 def demo(
     seed:Annotated[int, whole_option('Another seed draws another person.')] = 0,
     folder:Annotated[Path, path_option('Run folder. [default: runs/demo]')] = Path('runs/demo'),
@@ -87,10 +87,9 @@ def _reader_gone():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
 
-def _no_memory(error):
-    "Say whether memory ran out; torch is asked only if it is there"
-    if isinstance(error, MemoryError): return True
-    return import_module('faceid_nb.core.errors').out_of_memory(error)
+def _errors():
+    "Import the module of errors when it is needed; a stop must not wait for it"
+    return import_module('faceid_nb.core.errors')
 
 class Door:
     "End a command: one line for what is not a bug, and the exit code"
@@ -105,10 +104,10 @@ class Door:
             self.code, line = 130, STOPPED
         elif issubclass(kind, BrokenPipeError) and _reader_gone():
             self.code, line = 141, ''
-        elif issubclass(kind, (ValueError, OSError)):
-            self.code, line = 2, f"faceid: {import_module('faceid_nb.core.errors').error_line(error)}"
-        elif import_module('faceid_nb.core.errors').out_of_memory(error):
+        elif not issubclass(kind, ValueError) and _errors().out_of_memory(error):
             self.code, line = 2, f'faceid: memory ran out ({" ".join(f"{error}".split())[:160] or "the machine has no more"}). Close other programs, or choose a smaller size, num_frames or training.batch_size.'
+        elif issubclass(kind, (ValueError, OSError)):
+            self.code, line = 2, f"faceid: {_errors().error_line(error)}"
         else: return
         if self.debug and self.code == 2:
             traceback.print_exc()

@@ -27,9 +27,8 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
 import faceid_nb
-from .runner import working
+from .runner import show_results, working
 from .recipes import open_recipe
-from .runner import show_results
 from .store import read_result
 from .targets import check_names
 from ..core.errors import UserError, out_of_memory

@@ -14,7 +14,7 @@ __all__ = ['DEMUXERS', 'GUARDS', 'CUT', 'COPY', 'DECODE', 'read_image', 'write_i
 
 # %% ../../nbs/0_core/02_media.ipynb #9e549066
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_LE
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired, run
@@ -105,12 +105,13 @@ def downscale(
 # %% ../../nbs/0_core/02_media.ipynb #a753e9a4
 def _encode(path, frames, options):
     "Encode a clip; if that is interrupted, ffmpeg ends before its file is removed"
-    others = psutil.Process().children()
+    others, name = psutil.Process().children(), Path(get_ffmpeg_exe()).name
     def end():
         for child in psutil.Process().children():
-            if child not in others:
-                child.kill()
-                child.wait(5)
+            with suppress(psutil.NoSuchProcess):
+                if child not in others and name.startswith(child.name()[:15]):
+                    child.kill()
+                    child.wait(5)
     with ExitStack() as after:
         after.callback(end)
         iio.imwrite(path, frames, plugin='FFMPEG', **options)
@@ -131,7 +132,9 @@ def write_video(
         raise ValueError(f'H.264 needs even sizes; this clip is {height} high and {width} wide. '
                          'Crop or resize it by one pixel.')
     quality = ['-crf', str(crf), '-movflags', '+faststart']
-    options = dict(fps=fps, codec='libx264', pixelformat='yuv420p', macro_block_size=1, output_params=quality)
+    # warnings are about a clip that was interrupted
+    options = dict(fps=fps, codec='libx264', pixelformat='yuv420p', macro_block_size=1, output_params=quality,
+                   ffmpeg_log_level='error')
     return write_atomic(path, lambda p: _encode(p, frames, options))
 
 # %% ../../nbs/0_core/02_media.ipynb #e5147f03
