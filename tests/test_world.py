@@ -11,7 +11,7 @@ import faceid_nb.world.pretrain as world_pretrain
 from faceid_nb.core.files import read_json
 from faceid_nb.core.media import read_image, read_video
 from faceid_nb.world.people import lookalike, random_people
-from faceid_nb.world.model_card import pretrain
+from faceid_nb.world.release import pretrain
 from faceid_nb.world.pretrain import TOY, caption_table
 from faceid_nb.world.scenes import PHOTO_KINDS, draw_pose, draw_scene, film, random_dance, random_scenes, take_photo, write_dances, write_subject
 

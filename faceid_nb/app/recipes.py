@@ -458,5 +458,5 @@ def pretrain(
     arguments:list[str],  # Words of the command line after `faceid pretrain`
 ):
     "Train the tiny models of this package from random weights"
-    from faceid_nb.world.model_card import main
+    from faceid_nb.world.release import main
     return main(arguments)

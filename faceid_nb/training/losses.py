@@ -60,10 +60,12 @@ def align_faces(
     pictures:torch.Tensor,   # Frames, any range (B, C, H, W)
     keypoints:torch.Tensor,  # Eyes, nose and mouth corners in pixels (B, 5, 2)
     size:int=112,            # Side of the crop in pixels
+    border:float=0.,         # Around ArcFace's crop, as a share of its side
 )->torch.Tensor:             # Aligned faces (B, C, size, size)
     "Crop each face and align its key points to ArcFace's template; differentiable in `pictures`"
     template = torch.tensor(ARCFACE_TEMPLATE).to(keypoints)
-    target = torch.view_as_complex((template*(size/112)).contiguous()).expand(len(keypoints), -1)
+    template = (template/112 + border)/(1 + 2*border)*size
+    target = torch.view_as_complex(template.contiguous()).expand(len(keypoints), -1)
     points = torch.view_as_complex(keypoints.float().contiguous())
     p, q = points.mean(1, keepdim=True), target.mean(1, keepdim=True)
     a = ((target - q).conj()*(points - p)).sum(1, keepdim=True)/((target - q).abs()**2).sum(1, keepdim=True)
