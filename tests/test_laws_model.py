@@ -10,6 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from test_adapters import SIZES, ask, base_model, moved, somebody
 from test_inference import SIZE, TWO, a_pose
+from toys import family_of
 from torch.nn.functional import normalize
 
 from faceid_nb.adapters.branch import attach_face_branch, load_branch, save_branch
@@ -76,6 +77,16 @@ def test_the_velocity_is_the_slope_of_the_path():
 def test_time_is_shifted_as_the_scheduler_shifts_it(shift):
     plain, shifted = FlowMatchEulerDiscreteScheduler(shift=1.), FlowMatchEulerDiscreteScheduler(shift=shift)
     assert torch.allclose(shift_time(plain.sigmas, shift), shifted.sigmas, atol=1e-6)
+
+
+@pytest.mark.parametrize('shift', [1., 3., 8.])
+@pytest.mark.parametrize('steps', [1, 3, 4, 20])
+def test_a_pipeline_shifts_time_once(shift, steps):
+    "Our sampler and the pipeline of diffusers walk through the same times, and no step is left without work"
+    model = family_of(base_model(), shift)
+    model.pipe.scheduler.set_timesteps(steps)
+    assert torch.allclose(model.sigmas(steps), shift_time(torch.linspace(1, 0, steps + 1), shift), atol=1e-6)
+    assert torch.equal(model.sigmas(steps), model.pipe.scheduler.sigmas)
 
 
 @pytest.mark.parametrize('shift', [.5, 3.])

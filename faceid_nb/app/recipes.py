@@ -207,7 +207,7 @@ def tiny()->Recipe:
             ema_decay=0.95,
             preview_every=65,
         ),
-        sampling=Sampling(steps=4, guidance_scale=1.0, face_scale=2.0),
+        sampling=Sampling(steps=3, guidance_scale=1.0, face_scale=2.0),
     )
 
 # %% ../../nbs/8_app/83_recipes.ipynb #9f8a518b

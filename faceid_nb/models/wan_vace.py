@@ -6,12 +6,13 @@ Drive a Wan-VACE as a `models.family.Family`: everything specific to this family
 
 # %% auto #0
 __all__ = ['TEXT_LENGTH', 'TRUNK', 'EVERYWHERE', 'encode_video', 'decode_video', 'vace_control', 'without_lora', 'WanSite',
-           'WanHost', 'repeated_padding', 'WanVACE']
+           'WanHost', 'repeated_padding', 'shift_once', 'WanVACE']
 
 # %% ../../nbs/2_models/27_wan_vace.ipynb #60481b0a
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
+from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING
 
@@ -208,6 +209,29 @@ def repeated_padding(
         for hook in hooks:
             hook.remove()
 
+# %% ../../nbs/2_models/27_wan_vace.ipynb #277281ba
+@cache
+def _shifts_once():
+    "Make the class when it is first needed: a finished run does not import diffusers"
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    class ShiftsOnce(FlowMatchEulerDiscreteScheduler):
+        "Walk through equal steps that are shifted once"
+        def set_timesteps(self, num_inference_steps=None, device=None, sigmas=None, mu=None, timesteps=None):
+            counted = num_inference_steps is not None and sigmas is None and timesteps is None
+            if counted and not self.config.use_dynamic_shifting:
+                sigmas = [1 - step/num_inference_steps for step in range(num_inference_steps)]
+            super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
+
+    return FlowMatchEulerDiscreteScheduler, ShiftsOnce
+
+def shift_once(
+    scheduler:object,  # Of diffusers, or None
+)->object:             # The same, or an Euler scheduler that shifts time once
+    "Exchange the Euler scheduler of diffusers for one that does not shift its times twice"
+    euler, ours = _shifts_once()
+    return ours.from_config(scheduler.config) if type(scheduler) is euler else scheduler
+
 # %% ../../nbs/2_models/27_wan_vace.ipynb #4ce62ad8
 class WanVACE:
     "An opened Wan-VACE; see `models.family.Family`"
@@ -221,6 +245,7 @@ class WanVACE:
         pipe:'WanVACEPipeline',  # As `open_pipeline` gives it
     ):
         self.pipe = pipe
+        pipe.scheduler = shift_once(pipe.scheduler)
         experts = [pipe.transformer, pipe.transformer_2 if pipe.config.boundary_ratio else None]
         self.hosts = tuple(WanHost(expert) for expert in experts if expert is not None)
         self.boundary = pipe.config.boundary_ratio or 0.

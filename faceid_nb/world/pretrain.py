@@ -323,10 +323,6 @@ class VideoNets:
         layers = [layer for block in blocks for layer in (block.attn2.to_k, block.attn2.to_v)]
         return repeated_padding(layers, self.text.ids.shape[1])
 
-    def loss(self, bank, batch, g, through, **more):
-        "Compute `denoiser_loss`"
-        return denoiser_loss(self.net, self.encoder, self.text, bank, batch, g, through=through, **more)
-
 def shards_of(
     plan:PretrainPlan,
     vae:AutoencoderKLWan,           # The trained autoencoder
@@ -375,9 +371,10 @@ def face_stage(
     def decoded(z): return decode_whole(nets.vae, z*std + mean)
     def face_loss(guess, rows, given, g):
         return identity_loss(guess, rows, given, bank(), decoded, embed, g, max(1, config.batch_size//4))
-    more = dict(faces=6., mixed=mixed, likeness=likeness, face_loss=face_loss if embed else None)
     with nets.padded(), whole_clip(nets.vae):
-        def loss(step, g): return nets.loss(bank(), config.batch_size, g, through, **more)
+        def loss(step, g):
+            return denoiser_loss(nets.net, nets.encoder, nets.text, bank(), config.batch_size, g, through=through,
+                                 faces=6., mixed=mixed, face_loss=face_loss if embed else None, likeness=likeness)
         _stage(folder, name, trained, loss, config, reports)
 
 # %% ../../nbs/7_world/77_pretrain.ipynb #108d2152
@@ -396,7 +393,8 @@ def train_denoiser(
     nets = VideoNets(vae, net, encoder, TextRows.make(tiny_tokenizer(), caption_table(), device))
     modules, through = dict(net=net, encoder=encoder), compile_step(flow_error, device)
     with nets.padded():
-        def first_loss(step, g): return nets.loss(shards(0), plan.denoiser.batch_size, g, through)
+        def first_loss(step, g):
+            return denoiser_loss(net, encoder, nets.text, shards(0), plan.denoiser.batch_size, g, through=through)
         _stage(folder, 'denoiser', modules, first_loss, plan.denoiser, reports)
     narrow = MapperConfig(width=plan.wide.width, rank=plan.rank)
     branch = attach_tied(WanHost(net), narrow, torch.Generator().manual_seed(plan.together.seed))
