@@ -4,6 +4,7 @@ file with a run that was not killed.
     python benchmarks/kills.py --kills 200                      all of it
     python benchmarks/kills.py --kills 200 --slice 2/8          the second eighth, where a command may not take long
     python benchmarks/kills.py --kills 20 --verbs run --moments writes
+    python benchmarks/kills.py --kills 20 --verbs train --finished runs/demo
 
 Commands start as forks of this process, which has imported everything, so that a kill costs what the work costs. A run
 is killed again and again until it gets to its end; then it must be equal, with nothing beside it. Needs a system that
@@ -332,7 +333,7 @@ def print_table(rows):
     return total
 
 
-def kill_runs(home, kills, verbs=VERBS, moments=MOMENTS, signals=SIGNALS, seed=0, seconds=1e9, chain=12):
+def kill_runs(home, kills, verbs=VERBS, moments=MOMENTS, signals=SIGNALS, seed=0, seconds=1e9, chain=12, finished=None):
     "Spend `kills` kills in chains of at most `chain`, in turn over verbs, moments and signals; return the table's rows"
     began = time.monotonic()
     for name in HEAVY:
@@ -343,12 +344,13 @@ def kill_runs(home, kills, verbs=VERBS, moments=MOMENTS, signals=SIGNALS, seed=0
     for verb in verbs:
         whole, starts[verb] = home/f'whole_{verb}', None
         if verb == 'train':
-            base = home/'base'
-            bench.whole('demo', home/'first')
+            base, first = home/'base', finished or home/'first'
+            if not finished:
+                bench.whole('demo', first)
             def unneeded(place, names):
                 kept = ('input', 'curate', 'embed', 'looks', 'run.json')
-                return [n for n in names if Path(place) == home/'first' and n not in kept]
-            starts[verb] = shutil.copytree(home/'first', base, ignore=unneeded)
+                return [n for n in names if Path(place) == first and n not in kept]
+            starts[verb] = shutil.copytree(first, base, ignore=unneeded)
             shutil.copytree(base, whole)
         start = time.monotonic()
         bench.whole(verb, whole)
@@ -371,6 +373,7 @@ def main():
     parser.add_argument('--seconds', type=float, default=1e9, help='begin no further run after this time')
     parser.add_argument('--chain', type=int, default=12,
                         help='kills of one run before it may come to its end (default 12)')
+    parser.add_argument('--finished', type=Path, help='a finished small run, whose training is killed')
     for name, known in (('verbs', VERBS), ('moments', MOMENTS), ('signals', SIGNALS)):
         parser.add_argument(f'--{name}', nargs='+', choices=known, default=known)
     asked = parser.parse_args()
@@ -379,7 +382,9 @@ def main():
     home = Path(tempfile.mkdtemp()).resolve()  # not a TemporaryDirectory: each fork that ends would remove it
     try:
         seed = asked.seed*1000 + part
-        rows = kill_runs(home, kills, asked.verbs, asked.moments, asked.signals, seed, asked.seconds, asked.chain)
+        finished = asked.finished.resolve() if asked.finished else None
+        rows = kill_runs(home, kills, asked.verbs, asked.moments, asked.signals, seed, asked.seconds, asked.chain,
+                         finished)
     finally:
         shutil.rmtree(home, ignore_errors=True)
     total = print_table(rows)

@@ -5,11 +5,15 @@ import shutil
 import subprocess
 
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 ROOT = Path(__file__).resolve().parent.parent
-QUICK = ['inputs.n_photos=8', 'inputs.n_dances=1', 'num_frames=5', 'training.steps_a=4', 'training.steps_b=2', 'training.batch_size=4', 'training.checkpoint_every=2', 'sampling.steps=2']  # a small whole run
-LONGEST = ('test_runs', 'test_finding', 'test_papermill', 'test_world', 'test_cli', 'test_choosing', 'test_curation')
+# A small whole run
+QUICK = ['seed=3', 'size=128,96', 'inputs.n_photos=8', 'inputs.n_dances=1', 'num_frames=5', 'training.steps_a=4',
+         'training.steps_b=2', 'training.batch_size=4', 'training.checkpoint_every=2', 'sampling.steps=2']
+LONGEST = ('test_runs', 'test_training', 'test_papermill', 'test_store', 'test_finding', 'test_world', 'test_cli',
+           'test_odd_inputs', 'test_choosing', 'test_curation', 'test_cropping', 'test_processes', 'test_hostile')
 
 
 def pytest_collection_modifyitems(items):
@@ -49,6 +53,24 @@ def assets():
     folder = ROOT.parent/'shared'/'assets'
     if not (folder/'photos').is_dir(): pytest.skip('the real photos and models are not beside this checkout (../shared/assets)')
     return folder
+
+
+@pytest.fixture(scope='session')
+def finished_demo(tmp_path_factory):
+    "A quick demo that was never interrupted, one for all workers; copy it, because a command that works in it locks it"
+    from faceid_nb.app.cli import main
+    place = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ: place = place.parent
+    folder = place/'finished'/'demo'
+    with FileLock(place/'finished.lock'):
+        assert main(['demo', '--folder', str(folder), *QUICK]) == 0  # does nothing the second time
+    return folder
+
+
+@pytest.fixture(scope='module')
+def demo(finished_demo, tmp_path_factory):
+    "A copy of the quick demo for the tests of one module"
+    return shutil.copytree(finished_demo, tmp_path_factory.mktemp('demo')/'run', symlinks=True)
 
 
 @pytest.fixture(scope='session')

@@ -7,23 +7,21 @@ from collections import Counter
 
 import pytest
 
+from conftest import QUICK
 from faceid_nb.app import phases, runner
 from faceid_nb.app.runner import find_problems
 from faceid_nb.app.recipes import open_recipe
 from faceid_nb.core import files
 from faceid_nb.embeddings.work import ORDER
 
-QUICK = {'inputs.n_photos': 8, 'inputs.n_dances': 1, 'num_frames': 5, 'training.steps_a': 2, 'training.steps_b': 1, 'training.batch_size': 2,
-         'training.preview_every': 0, 'sampling.steps': 1, 'pack.det_sides': '192'}
+WORDS = dict(pair.split('=') for pair in QUICK)
 LARGE = ('diffusers', 'transformers', 'peft', 'matplotlib', 'IPython', 'scipy.stats', 'scipy.cluster')
 
 
 @pytest.fixture(scope='module')
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('once')/'run'
-    runner.run_all(open_recipe('tiny', QUICK), folder, tell=lambda line: None)
+def finished(demo):
     time.sleep(files.SETTLED + .2)  # a younger file is read each time, because it could change again unseen
-    return folder
+    return demo
 
 
 def test_every_phase_is_planned_once_and_every_file_read_once(finished, monkeypatch):
@@ -40,16 +38,15 @@ def test_every_phase_is_planned_once_and_every_file_read_once(finished, monkeypa
         return builtins.open(path, mode, *args, **named)
     monkeypatch.setattr(files, 'open', count_open, raising=False)
     files.HASHED.clear()
-    runner.run_all(open_recipe('tiny', QUICK), finished, tell=lambda line: None)
+    runner.run_all(open_recipe('tiny', WORDS), finished, tell=lambda line: None)
     assert planned == dict.fromkeys(ORDER, 1)
     assert opened and set(opened.values()) == {1}, [path for path, n in opened.items() if n > 1]
 
 
 def test_a_finished_run_needs_no_large_library(finished):
-    words = [f'{key}={value}' for key, value in QUICK.items()]
     script = f"""import sys
 from faceid_nb.app.cli import main
-sys.argv = ['faceid', 'demo', '--folder', {str(finished)!r}, *{words!r}]
+sys.argv = ['faceid', 'demo', '--folder', {str(finished)!r}, *{QUICK!r}]
 try: main(sys.argv[1:])
 except SystemExit as end: assert not end.code, end.code
 print([name for name in {LARGE!r} if name in sys.modules], file=sys.stderr)"""
@@ -58,7 +55,8 @@ print([name for name in {LARGE!r} if name in sys.modules], file=sys.stderr)"""
 
 
 def test_all_that_is_missing_is_said_at_once(tmp_path):
-    wrong = open_recipe('tiny', QUICK | {'model.where': str(tmp_path), 'inputs.dances': str(tmp_path/'nowhere'), 'inputs.reference': str(tmp_path/'x.jpg')})
+    missing = {'inputs.dances': str(tmp_path/'nowhere'), 'inputs.reference': str(tmp_path/'x.jpg')}
+    wrong = open_recipe('tiny', WORDS | missing | {'model.where': str(tmp_path)})
     todo, problems = find_problems(wrong, tmp_path/'run')
     assert todo == ORDER and len(problems) == 3 and not (tmp_path/'run').exists()
     assert all('\n' not in problem for problem in problems)
@@ -69,7 +67,7 @@ def test_a_pose_clip_that_does_not_fit_is_refused_before_the_training(finished, 
     frames, fps = read_video(next((finished/'input'/'dances').glob('*_pose.mp4')))
     (tmp_path/'dances').mkdir()
     write_video(tmp_path/'dances'/'waltz_pose.mp4', frames[:3], fps)
-    recipe = open_recipe('tiny', QUICK | {'inputs.dances': str(tmp_path/'dances')})
+    recipe = open_recipe('tiny', WORDS | {'inputs.dances': str(tmp_path/'dances')})
     with pytest.raises(ValueError, match='waltz'): runner.run_all(recipe, tmp_path/'run', tell=lambda line: None)
     assert not (tmp_path/'run').exists(), 'no photo was curated and nothing was trained'
 
@@ -81,7 +79,7 @@ def test_curation_stores_what_the_encoder_would_compute(finished):
     from faceid_nb.embeddings.encoders import embed_photos
     from faceid_nb.embeddings.work import load_faces, stored_rows
     manifest, faces = load_manifest(finished/'curate'), load_faces(finished/'curate')
-    again = embed_photos(face_finder(open_recipe('tiny', QUICK)), manifest, finished/'input'/'subject'/'photos')
+    again = embed_photos(face_finder(open_recipe('tiny', WORDS)), manifest, finished/'input'/'subject'/'photos')
     cosine = (stored_rows(faces, manifest.kept())*again).sum(1)
     assert cosine.min() > .9999, 'the manifest rounds key points to hundredths of a pixel'
     assert {photo.sha256 for photo in manifest.photos if photo.reason != 'unreadable'} <= set(faces.thumbs)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from conftest import QUICK
@@ -22,14 +23,6 @@ def content(folder):
     files = {name: sha for name, sha in hash_files(folder).items() if not name.startswith('train/checkpoints') and not name.endswith('summary.json')}
     summary = read_json(folder/'summary.json')
     return files | {'summary': json.dumps({k: v for k, v in summary.items() if k != 'seconds'}, sort_keys=True)}
-
-
-@pytest.fixture(scope='module')
-def demo(tmp_path_factory):
-    "A quick demo, never interrupted"
-    folder = tmp_path_factory.mktemp('whole')/'demo'
-    assert main(['demo', '--folder', str(folder), *QUICK]) == 0
-    return folder
 
 
 def test_summary_has_exactly_its_keys(demo):
@@ -61,29 +54,84 @@ def test_a_second_time_does_nothing(demo, capsys):
 def killed(folder, when, how):
     "The demo, ended as soon as the file `when` is there"
     work = subprocess.Popen([*FACEID, 'demo', '--folder', str(folder), *QUICK], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    limit = time.monotonic() + 300
-    while not any(folder.glob(when)) and work.poll() is None and time.monotonic() < limit: time.sleep(.02)
+    wait_for(folder, when, work.pid)
     assert work.poll() is None, work.stderr.read()
     os.killpg(work.pid, how)
     said = work.communicate(timeout=60)[1]
     return work.returncode, said
 
 
+def wait_for(folder, when, pid):
+    limit = time.monotonic() + 300
+    while not any(folder.glob(when)) and psutil.pid_exists(pid) and time.monotonic() < limit:
+        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE: return
+        time.sleep(.02)
+
+
+FORKS = '''import json, os, sys
+from importlib import import_module
+sys.path.insert(0, sys.argv[1])
+import kills
+for name in kills.HEAVY:
+    import_module(name)
+print('ready', flush=True)
+for line in sys.stdin:
+    words, log = json.loads(line)
+    def work():
+        sys.argv = ['faceid', *words]
+        return import_module('faceid_nb.app.cli').main()
+    pid = kills.fork(work, log)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+'''
+
+
+@pytest.fixture
+def forks(root):
+    "A process that has imported everything, and starts commands as forks, so that a kill costs what the work costs"
+    command = [sys.executable, '-W', 'ignore', '-c', FORKS, root/'benchmarks']
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == 'ready\n'
+    yield process
+    process.communicate(timeout=60)
+
+
+def killed_fork(forks, folder, when, how):
+    "The demo in a fork, ended as soon as the file `when` is there"
+    log = folder.with_suffix('.log')
+    forks.stdin.write(json.dumps([['demo', '--folder', str(folder), *QUICK], str(log)]) + '\n')
+    forks.stdin.flush()
+    pid = int(forks.stdout.readline())
+    wait_for(folder, when, pid)
+    assert psutil.pid_exists(pid), log.read_text()
+    os.killpg(pid, how)
+    return int(forks.stdout.readline()), log.read_text()
+
+
 @pytest.mark.skipif(os.name != 'posix', reason='kill by signal')
-def test_killed_and_stopped_and_still_bit_equal(demo, tmp_path):
+def test_killed_and_stopped_and_still_bit_equal(demo, forks, tmp_path):
     folder = tmp_path/'demo'
     assert killed(folder, 'input/subject*/photos/*.jpg', signal.SIGKILL)[0] == -signal.SIGKILL
-    assert killed(folder, 'train*/checkpoints/step_*2.safetensors', signal.SIGKILL)[0] == -signal.SIGKILL
-    for when, how in (('train*/checkpoints/step_*4.safetensors', signal.SIGHUP), ('generate*/mapper/*.mp4', signal.SIGTERM), ('generate*/full/*.mp4', signal.SIGINT)):
-        assert killed(folder, when, how) == (130, 'faceid: stopped; the same command goes on from here\n')
+    at_checkpoint = 'train*/checkpoints/step_*2.safetensors'
+    assert killed_fork(forks, folder, at_checkpoint, signal.SIGKILL)[0] == -signal.SIGKILL
+    stops = {'train*/checkpoints/step_*4.safetensors': signal.SIGHUP, 'generate*/mapper/*.mp4': signal.SIGTERM,
+             'generate*/full/*.mp4': signal.SIGINT}
+    for when, how in stops.items():
+        ended = killed_fork(forks, folder, when, how)
+        assert ended == (130, 'faceid: stopped; the same command goes on from here\n')
     assert main(['demo', '--folder', str(folder), *QUICK]) == 0
     assert content(folder) == content(demo)
     assert not list(folder.rglob('.faceid_part.*')) and not list(folder.rglob('*.partial'))
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='forks, and kills at the writes that Python reports')
-def test_killed_at_random_moments_and_at_writes(root):
+def test_killed_at_random_moments_and_at_writes(root, demo):
     "A small `benchmarks/kills.py`: equal bits, none stuck, nothing left over, each end in one line"
-    words = ['--kills', '4', '--chain', '2', '--verbs', 'train', '--signals', 'SIGKILL', 'SIGTERM']
-    done = subprocess.run([sys.executable, '-W', 'ignore', root/'benchmarks'/'kills.py', *words], capture_output=True, text=True, cwd=root, timeout=1200)
+    words = ['--kills', '4', '--chain', '1', '--verbs', 'train', '--signals', 'SIGKILL', 'SIGTERM', '--finished', demo]
+    done = subprocess.run([sys.executable, '-W', 'ignore', root/'benchmarks'/'kills.py', *words], cwd=root,
+                          capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout)
+    kinds = {tuple(line.split()[:3]) for line in done.stdout.splitlines() if line.startswith('train ')}
+    assert {kind for kind in kinds if kind[1] in ('random', 'writes')} == {
+        ('train', moment, name) for moment in ('random', 'writes') for name in ('SIGKILL', 'SIGTERM')}

@@ -57,14 +57,6 @@ def refused(capsys, *words):
     return err
 
 
-@pytest.fixture(scope='module')
-def demo(tmp_path_factory):
-    "A quick demo; never changed"
-    folder = tmp_path_factory.mktemp('demo')/'run'
-    assert main(['demo', '--folder', str(folder), *QUICK]) == 0
-    return folder
-
-
 @pytest.fixture
 def run(demo, tmp_path):
     "A copy of the demo that a test may change"
@@ -329,7 +321,7 @@ ODD = ('[]', '"text"', '3', 'null', '{}', '{"recipe": []}', '{"recipe": {"name":
 def test_a_file_of_odd_shape_is_named_in_one_line(run, capsys, name, tmp_path):
     (run/name).parent.mkdir(exist_ok=True)
     pose = tmp_path/'pose.mp4'
-    write_video(pose, np.full((5, 192, 128, 3), 90, np.uint8), 10.)
+    write_video(pose, np.full((5, 128, 96, 3), 90, np.uint8), 10.)
     verb = ('generate', run, '--pose', pose) if 'clips' in name else ('evaluate', run)
     for text in ODD:
         if (name, text) in (('by_hand.json', '{}'), ('clips/clips.json', '{}')): continue
@@ -522,7 +514,9 @@ def test_one_name_for_two_people_is_refused(tmp_path, capsys, monkeypatch):
 def test_everything_is_checked_before_the_first_phase(demo, tmp_path, capsys):
     dances, new = tmp_path/'dances', tmp_path/'new'
     dances.mkdir()
-    cases = {'short': ('waltz', np.full((9, 192, 128, 3), 90, np.uint8)), 'small': ('waltz', np.full((5, 96, 64, 3), 90, np.uint8)), 'taken': ('Grid', np.full((5, 192, 128, 3), 90, np.uint8))}
+    def clip(*shape): return np.full((*shape, 3), 90, np.uint8)
+    cases = {'short': ('waltz', clip(9, 128, 96)), 'small': ('waltz', clip(5, 96, 64)),
+             'taken': ('Grid', clip(5, 128, 96))}
     for name, frames in cases.values():
         write_video(dances/f'{name}.mp4', frames, 10.)
         for folder in (new, demo):
