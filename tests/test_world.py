@@ -114,7 +114,16 @@ def test_a_subject_of_any_size_has_its_truncated_file(tmp_path):
 
 # ---- training from nothing
 
-SMALL = replace(TOY, clips=2, size=(64, 64), vae=replace(TOY.vae, checkpoint_every=1), denoiser=replace(TOY.denoiser, checkpoint_every=1), together=replace(TOY.together, checkpoint_every=1), likeness=replace(TOY.likeness, checkpoint_every=1))
+def short(config, steps=1):
+    "The same training in few steps, with a checkpoint at each"
+    stages = tuple(replace(stage, steps=steps) for stage in config.stages)
+    return replace(config, stages=stages, checkpoint_every=1)
+
+
+SMALL = replace(TOY, people=8, clips=2, size=(64, 64), critic=short(TOY.critic), recogniser=short(TOY.recogniser),
+                detector=short(TOY.detector), tuning=short(TOY.tuning), vae=short(TOY.vae, 2),
+                decoder=short(TOY.decoder), denoiser=short(TOY.denoiser, 2), together=short(TOY.together, 2),
+                likeness=short(TOY.likeness, 2))
 
 
 def made(folder): return read_json(Path(folder)/'weights'/'card.json')['sha256']
@@ -122,15 +131,20 @@ def made(folder): return read_json(Path(folder)/'weights'/'card.json')['sha256']
 
 def test_pretraining_killed_in_four_stages_makes_the_same_weights(tmp_path, monkeypatch):
     pretrain(tmp_path/'whole', SMALL)
-    for name in ('vae_loss', *['denoiser_loss']*3):  # the denoiser alone, together with its branch, with the faces judged
+    # The denoiser alone, together with its branch, with the faces judged. Each call of a loss is a step; the last two
+    # runs begin with the second step of the stage before. So each is killed in its second step, after one checkpoint.
+    fatal_calls = {'vae': ('vae_loss', 2), 'denoiser': ('denoiser_loss', 2), 'together': ('denoiser_loss', 3),
+                   'likeness': ('denoiser_loss', 3)}
+    for stage, (name, fatal_call) in fatal_calls.items():
         real, calls = getattr(world_pretrain, name), []
         def fatal(*args, **named):
             calls.append(1)
-            if len(calls) == 3: raise KeyboardInterrupt
+            if len(calls) == fatal_call: raise KeyboardInterrupt
             return real(*args, **named)
         monkeypatch.setattr(world_pretrain, name, fatal)
         with pytest.raises(KeyboardInterrupt): pretrain(tmp_path/'killed', SMALL)
         monkeypatch.undo()
+        assert [path.parent.parent.name for path in (tmp_path/'killed').rglob('step_*.safetensors')] == [stage]
     pretrain(tmp_path/'killed', SMALL)
     assert made(tmp_path/'killed') == made(tmp_path/'whole')
     assert not list((tmp_path/'killed').rglob('checkpoints'))
