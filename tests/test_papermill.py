@@ -2,6 +2,7 @@
 import ast
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,10 +33,11 @@ def foreign_kernel(tmp_path, monkeypatch):
     for name in ('JUPYTER_DATA_DIR', 'JUPYTER_PATH'): monkeypatch.setenv(name, str(tmp_path/'jupyter'))
 
 
-def test_papermill_leaves_notebooks_that_read_well(tmp_path, capsys, foreign_kernel):
+def test_papermill_leaves_notebooks_that_read_well(finished_demo, tmp_path, capsys, foreign_kernel):
     "Also where the user's python3 kernel is of another environment; the notebooks are their owner's alone"
     folder = tmp_path/'run'
-    assert main(['run', 'tiny', 'seed=3', '--folder', str(folder), *QUICK]) == 0
+    shutil.copytree(finished_demo/'input', folder/'input')  # drawn already: of the same seed
+    assert main(['run', 'tiny', '--folder', str(folder), *QUICK]) == 0
     books = sorted((folder/'notebooks').glob('*.ipynb'))
     assert [p.stem for p in books] == ['10_curate', '20_embed', '40_train', '50_generate', '60_evaluate']
     for path in books:
@@ -56,18 +58,21 @@ def test_papermill_leaves_notebooks_that_read_well(tmp_path, capsys, foreign_ker
     assert 'report.html' in capsys.readouterr().out
 
 
-WRONG = {
+WRONG_NAMES = {
     'a key of the recipe': ({'seed': 5}, "has no parameter 'seed'; it has recipe, overrides, folder"),
-    'a misspelt name': ({'overides': {'seed': 5}}, "has no parameter 'overides'"),
-    'text instead of a mapping': ({'overrides': 'seed=5'}, "overrides must be a mapping such as {'seed': 3}, got 'seed=5'"),
+    'a misspelt name': ({'overides': {'seed': 5}}, "has no parameter 'overides'")}
+WRONG_VALUES = {
+    'text instead of a mapping': (
+        {'overrides': 'seed=5'}, "overrides must be a mapping such as {'seed': 3}, got 'seed=5'"),
     'a number instead of text': ({'folder': 7}, 'folder must be text, got 7'),
     'an unknown recipe': ({'recipe': 'tinny'}, "no recipe 'tinny'"),
     'a misspelt key': ({'overrides': {'sed': 5}}, 'did you mean seed?')}
 
 
-@pytest.mark.parametrize('case', WRONG)
+@pytest.mark.parametrize('case', WRONG_NAMES)
 def test_papermill_itself_stops_at_a_wrong_parameter_before_anything_runs(case, tmp_path, monkeypatch):
-    given, words = WRONG[case]
+    "Which names were set is read from the history of the kernel"
+    given, words = WRONG_NAMES[case]
     monkeypatch.chdir(tmp_path)
     with pytest.raises(papermill.PapermillExecutionError) as said:
         papermill.execute_notebook(notebooks_folder()/'10_curate.ipynb', 'out.ipynb', given, progress_bar=False, kernel_manager_class=OwnKernel)
@@ -75,11 +80,28 @@ def test_papermill_itself_stops_at_a_wrong_parameter_before_anything_runs(case, 
     assert [path.name for path in tmp_path.iterdir()] == ['out.ipynb']
 
 
+@pytest.mark.parametrize('case', WRONG_VALUES)
+def test_a_wrong_value_is_named_before_anything_runs(case, tmp_path, monkeypatch):
+    "The cells as papermill gives them to a kernel, run here: a value is looked at where it is, so no kernel is needed"
+    given, words = WRONG_VALUES[case]
+    monkeypatch.chdir(tmp_path)
+    book = papermill.iorw.load_notebook_node(str(notebooks_folder()/'10_curate.ipynb'))
+    cells = papermill.parameterize.parameterize_notebook(book, given).cells
+    with pytest.raises(ValueError) as said:
+        names = {}
+        for cell in cells:
+            if cell.cell_type == 'code': exec(cell.source, names)
+    assert type(said.value) in (UserError, ValueError) and words in str(said.value)
+    assert 'step' not in names and not list(tmp_path.iterdir())
+
+
 def test_papermill_itself_writes_where_it_was_started(tmp_path, monkeypatch):
     "Keys of the recipe go into `overrides`, the run folder is runs/NAME, and the rest of the defaults is a real run"
     monkeypatch.chdir(tmp_path)
-    papermill.execute_notebook(notebooks_folder()/'10_curate.ipynb', 'out.ipynb', {'overrides': {'seed': 5}}, progress_bar=False, kernel_manager_class=OwnKernel)
-    assert read_json(tmp_path/'runs'/'tiny'/'run.json')['recipe'] == known_keys_as_written(open_recipe('tiny', {'seed': 5}))
+    chosen = {'seed': 5, 'inputs.n_photos': 7}
+    papermill.execute_notebook(notebooks_folder()/'10_curate.ipynb', 'out.ipynb', {'overrides': chosen},
+                               progress_bar=False, kernel_manager_class=OwnKernel)
+    assert read_json(tmp_path/'runs'/'tiny'/'run.json')['recipe'] == known_keys_as_written(open_recipe('tiny', chosen))
 
 
 def known_keys_as_written(recipe): return json.loads(json.dumps(known_keys(recipe)))
