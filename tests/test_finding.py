@@ -3,6 +3,7 @@ import ast
 import inspect
 import shutil
 from dataclasses import fields, replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -48,12 +49,16 @@ def same(a, b):
     return a == b
 
 
+@cache
+def upright_face(finder, path): return finder.find(read_photo(path).image)[0]
+
+
 def turned_share(finder, photos, degrees):
     "Share of photos whose main face is found in the turned photo with cosine >= 0.7, and the lowest cosine; what is found must lie where it lies"
     found = []
     for path in photos:
         image = read_photo(path).image
-        upright, turned = finder.find(image)[0], np.ascontiguousarray(np.rot90(image, -degrees//90))
+        upright, turned = upright_face(finder, path), np.ascontiguousarray(np.rot90(image, -degrees//90))
         best = max(finder.find(turned), key=lambda f: f.embedding @ upright.embedding, default=None)
         found.append(float(best.embedding @ upright.embedding) if best else -1.)
         if found[-1] < .7: continue
