@@ -84,6 +84,7 @@ notebooks: $(DEV) ## run every chapter of nbs/, top to bottom; tests/test_paperm
 lab: $(LAB) ## JupyterLab, at the first page of the book; its files are those of the project, with runs/
 	@$(FILTER) 2>/dev/null || true
 	PYTHONPATH='$(CURDIR)/.githooks' $(BIN)/jupyter lab --FileContentsManager.post_save_hook=same_sources.settle \
+		--ServerApp.contents_manager_class=lab_pages.Pages \
 		--ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/nbs/index.ipynb $(ARGS)
 
 outputs: $(DEV) ## git: stage the outputs of chapters whose cells are unchanged; otherwise git keeps the stored ones

@@ -1,10 +1,12 @@
 """Git and notebooks: a chapter that was only run is not a change, and a cell that was edited is."""
 from importlib.util import module_from_spec, spec_from_file_location
+import asyncio
 import json
 import shutil
 import subprocess
 import sys
 
+from jupyter_client.kernelspec import KernelSpecManager
 import pytest
 
 from conftest import ROOT
@@ -99,3 +101,32 @@ def test_what_is_no_notebook_is_stored_as_it_is(text, repository):
         path.write_text(text)
         git(repository, 'add', '.')
         assert git(repository, 'show', f':{path.relative_to(repository)}') == text
+
+
+def test_jupyterlab_reads_a_chapter_as_its_kernel_describes_itself(tmp_path, monkeypatch):
+    "Else it would write name and version of the kernel into every chapter that is opened, and ask to save it"
+    from jupyter_client.manager import start_new_kernel
+    from jupyter_server.serverapp import ServerApp
+    assert '--ServerApp.contents_manager_class=lab_pages.Pages' in (ROOT/'Makefile').read_text()
+    spec = spec_from_file_location('lab_pages', ROOT/'.githooks/lab_pages.py')
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setenv('JUPYTER_PREFER_ENV_PATH', '1')
+    kernels, server = KernelSpecManager(), ServerApp()
+    server.kernel_spec_manager = kernels
+    server.init_event_logger()
+    stored = {'name': 'python3', 'display_name': 'python3', 'language': 'python'}
+    written(tmp_path/'a.ipynb', kernelspec=stored)
+    written(tmp_path/'other.ipynb', kernelspec=stored | {'name': 'ir'})
+    pages = module.Pages(parent=server, root_dir=str(tmp_path))
+    page, other = (asyncio.run(pages.get(name))['content']['metadata'] for name in ('a.ipynb', 'other.ipynb'))
+    manager, client = start_new_kernel(kernel_name='python3')
+    try:
+        said = client.kernel_info(reply=True, timeout=60)['content']
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert page['kernelspec']['display_name'] == kernels.get_kernel_spec('python3').display_name
+    assert page['language_info'] == said['language_info']
+    assert other == {'kernelspec': stored | {'name': 'ir'}}
+    assert (tmp_path/'a.ipynb').read_text().count('display_name": "python3"') == 1, 'the file itself is not touched'
