@@ -14,9 +14,7 @@ __all__ = ['ABLATIONS', 'recipe_folder', 'open_model', 'lora_targets', 'attach_a
 import json
 import re
 from collections.abc import Mapping
-from contextlib import redirect_stderr
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +56,9 @@ def open_model(
 )->Family:          # Frozen, on its device, with the shift of the recipe
     "Open the model of a recipe"
     source = recipe.model
-    with redirect_stderr(StringIO()):  # the loading bars of two libraries
-        pipe = open_pipeline(
-            model_location(recipe), getattr(torch, source.dtype), source.device, source.revision, source.gigabytes
-        )
+    pipe = open_pipeline(
+        model_location(recipe), getattr(torch, source.dtype), source.device, source.revision, source.gigabytes
+    )
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False)

@@ -11,6 +11,7 @@ __all__ = ['PARTS', 'CONFIGS', 'ANYTHING', 'BROKEN', 'missing_parts', 'model_fol
 
 # %% ../../nbs/2_models/26_wan_folder.ipynb #79a52def
 import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +157,20 @@ BROKEN = (
     ZeroDivisionError,
 )
 
+@contextmanager
+def _without_bars():
+    "Hide the loading bars of diffusers and transformers inside a `with` block and restore them afterwards"
+    import diffusers.utils.logging
+    import transformers.utils.logging
+    shown = [log for log in (diffusers.utils.logging, transformers.utils.logging) if log.is_progress_bar_enabled()]
+    for log in shown:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in shown:
+            log.enable_progress_bar()
+
 def open_pipeline(
     path_or_repo:Path|str,            # A diffusers folder, or a repository that is already on this disk
     dtype:torch.dtype=torch.float32,  # Of transformer and text encoder
@@ -174,7 +189,8 @@ def open_pipeline(
     precision = {'default': dtype, 'vae': torch.float32}
     try:
         from diffusers import WanVACEPipeline
-        pipe = WanVACEPipeline.from_pretrained(folder, dtype=precision, use_safetensors=True, local_files_only=True)
+        with _without_bars():
+            pipe = WanVACEPipeline.from_pretrained(folder, dtype=precision, use_safetensors=True, local_files_only=True)
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(device)
     except (*BROKEN, MemoryError) as error:
