@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw
 from .inputs import find_dances, find_photos
 from .runner import apply_decision, open_run
 from .phases import trained_model
+from .targets import made_folder
 from ..core.errors import UserError
 from ..curation.manifest import Manifest, Record, load_manifest
 from ..curation.photos import Unreadable, read_photo
@@ -246,7 +247,11 @@ class PhotoPanel:
             (cell.add_class if record is here else cell.remove_class)('faceid-here')
         self.picture.value = self.cells[here.file].children[0].value
         colour, status = (GREEN, 'kept') if here.status == 'kept' else (RED, 'rejected')
-        self.words.value = f'<b>{escape(here.file)}</b><br><b style="color:{colour}">{status}: {escape(verdict_line(here))}, limit {here.limit:g}</b><br>{escape(here.text)}'
+        by_hand = self.said(here) is not None
+        verdict = f'{status} by hand' if by_hand else f'{status}: {verdict_line(here)}, limit {here.limit:g}'
+        why = here.text.removeprefix('rejected by hand').removeprefix('accepted by hand, ')
+        self.words.value = (f'<b>{escape(here.file)}</b><br><b style="color:{colour}">{escape(verdict)}</b><br>'
+                            f'{escape(why[:1].upper() + why[1:])}')
         split = {name: len(self.manifest.kept(name)) for name in ('train', 'reference', 'heldout')}
         shares = ', '.join(
             f'{n} {word}' for n, word in zip(split.values(), ('to learn from', 'as reference', 'held out')) if n
@@ -263,14 +268,14 @@ def photo_picker(
     "Build a panel on which keys and clicks accept and reject photos"
     cells, buttons = {}, {}
     for record in manifest.photos:
-        image = ipywidgets.Image(value=thumb_bytes(Path(photos)/record.file, record), format='jpeg', layout=ipywidgets.Layout(height='112px', object_fit='contain'))
-        buttons[record.file] = ipywidgets.Button(layout=ipywidgets.Layout(width='132px', padding='0'), style={'font_size': '12px'})
-        cells[record.file] = ipywidgets.VBox([image, buttons[record.file]], layout=ipywidgets.Layout(width='auto')).add_class('faceid-cell')
+        image = ipywidgets.Image(value=thumb_bytes(Path(photos)/record.file, record), format='jpeg', layout=ipywidgets.Layout(height='112px', max_width='100%', object_fit='contain'))
+        buttons[record.file] = ipywidgets.Button(layout=ipywidgets.Layout(width='auto', padding='0'), style={'font_size': '12px'})
+        cells[record.file] = ipywidgets.VBox([image, buttons[record.file]], layout=ipywidgets.Layout(width='auto', min_width='0')).add_class('faceid-cell')
     labels = {'previous': '←', 'next': '→', 'up': '↑', 'down': '↓', 'accept': 'accept (a)', 'reject': 'reject (r)', 'turn': 'turn (space)', 'undo': 'undo (u)'}
     keys = {name: ipywidgets.Button(description=text, layout=ipywidgets.Layout(width='42px' if len(text) == 1 else '106px')).add_class(f'faceid-{name}') for name, text in labels.items()}
     at = ipywidgets.BoundedIntText(value=1, min=1, max=len(cells), layout=ipywidgets.Layout(width='64px')).add_class('faceid-at')
     picture = ipywidgets.Image(format='jpeg', layout=ipywidgets.Layout(width='260px', height='220px', object_fit='contain'))
-    wall = ipywidgets.GridBox(list(cells.values()), layout=ipywidgets.Layout(grid_template_columns=f'repeat({columns}, 143px)', max_height='520px', overflow='auto'))
+    wall = ipywidgets.GridBox(list(cells.values()), layout=ipywidgets.Layout(grid_template_columns=f'repeat({columns}, minmax(0, 143px))', max_height='520px', overflow='auto'))
     panel = PhotoPanel(manifest, decide, columns, buttons, cells, keys, at, picture, ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.VBox([]).add_class('faceid-photos'))
     bar = ipywidgets.HBox([at, *keys.values()], layout=ipywidgets.Layout(flex_flow='row wrap'))
     panel.box.children = (panel.note, bar, ipywidgets.HBox([picture, panel.words]), wall, key_listener())
@@ -288,20 +293,22 @@ def photo_picker(
 
 # %% ../../nbs/9_interfaces/93_widgets.ipynb #a9b0b830
 def open_photo_picker(
-    folder:Path,      # Run folder, curated
+    folder:Path,      # Run folder, curated; may be named from the project
     columns:int = 6,  # Photos in a row
 )->PhotoPanel:
     "Open the photos of a run; each decision is carried out in the run folder"
+    folder = made_folder(folder)
     recipe = open_run(folder)
     def decide(file, keep):
         return apply_decision(recipe, folder, file, keep)
-    return photo_picker(load_manifest(Path(folder)/'curate'), find_photos(recipe, folder), decide, columns)
+    return photo_picker(load_manifest(folder/'curate'), find_photos(recipe, folder), decide, columns)
 
 def open_face_slider(
-    folder:Path,      # Run folder, trained
+    folder:Path,      # Run folder, trained; may be named from the project
     dance:str = '',   # Name of a dance; empty: the first
 )->ScalePanel:
     "Open the trained model of a run and generate one of its dances at the strength that the slider says"
+    folder = made_folder(folder)
     recipe = open_run(folder)
     dances = {one.name: one for one in find_dances(recipe, folder)}
     if dance and dance not in dances:

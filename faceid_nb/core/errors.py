@@ -32,6 +32,10 @@ class UserError(ValueError):
         # Names from files may hold line breaks and terminal codes
         return re.sub(r'[\x00-\x1f\x7f-\x9f\u2028\u2029]+', ' ', super().__str__())
 
+    def _render_traceback_(self):
+        "Answer IPython, which asks how to show the error: the message alone, as on the command line"
+        return [str(self)]
+
 # %% ../../nbs/0_core/00_errors.ipynb #de68d437
 CLOSED = (EACCES, EPERM, EROFS)  # What the system says when access is refused
 
