@@ -457,7 +457,7 @@ def test_a_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capsys):
         lines = capsys.readouterr().out.strip().splitlines()
         assert 'curate, embed, train, generate, evaluate' in lines[0] and len(lines) == 4
         assert main([*map(str, words), '--dry-run', '--json']) == 0
-        assert json.loads(capsys.readouterr().out) == {'todo': ['curate', 'embed', 'train', 'generate', 'evaluate'], 'problems': []}
+        assert json.loads(capsys.readouterr().out) == {'todo': ['curate', 'embed', 'train', 'generate', 'evaluate'], 'outdated': '', 'problems': []}
     assert not list(tmp_path.iterdir())
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from shutil import copytree
 
 import pytest
 
@@ -11,6 +12,7 @@ from conftest import QUICK
 from faceid_nb.app import phases, runner
 from faceid_nb.app.runner import find_problems
 from faceid_nb.app.recipes import open_recipe
+from faceid_nb.app.verbs import compare_runs, rehearse
 from faceid_nb.core import files
 from faceid_nb.embeddings.work import ORDER
 
@@ -57,9 +59,26 @@ print([name for name in {LARGE!r} if name in sys.modules], file=sys.stderr)"""
 def test_all_that_is_missing_is_said_at_once(tmp_path):
     missing = {'inputs.dances': str(tmp_path/'nowhere'), 'inputs.reference': str(tmp_path/'x.jpg')}
     wrong = open_recipe('tiny', WORDS | missing | {'model.where': str(tmp_path)})
-    todo, problems = find_problems(wrong, tmp_path/'run')
+    todo, _, problems = find_problems(wrong, tmp_path/'run')
     assert todo == ORDER and len(problems) == 3 and not (tmp_path/'run').exists()
     assert all('\n' not in problem for problem in problems)
+
+
+def test_changed_settings_say_what_happens_to_the_report(finished, tmp_path, capsys):
+    run = tmp_path/'run'
+    copytree(finished, run)
+    other = open_recipe('tiny', QUICK | {'training.steps_b': 3})
+    said = f'The settings or inputs changed since the last run in {run}: its report and clips are'
+    assert rehearse(open_recipe('tiny', QUICK), run, 'evaluate').figures['outdated'] == ''
+    assert rehearse(other, run, 'evaluate').text.splitlines()[1] == f'{said} replaced.'
+    assert (run/'report.html').exists()
+    capsys.readouterr()
+    runner.run_train(other, run)
+    assert capsys.readouterr().out == f'{said} removed. For new ones run: faceid evaluate {run}\n'
+    assert not (run/'report.html').exists()
+    with pytest.raises(ValueError, match='evaluation that is out of date. Run: faceid evaluate'): compare_runs([run])
+    runner.run_train(other, run)
+    assert capsys.readouterr().out == '', 'the report has gone already'
 
 
 def test_a_pose_clip_that_does_not_fit_is_refused_before_the_training(finished, tmp_path):

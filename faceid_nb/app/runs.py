@@ -211,7 +211,7 @@ def run_notebooks(
     parameters = {'recipe': recipe, 'overrides': dict(overrides), 'folder': str(folder)}
     for name in NOTEBOOKS:
         check_parameters(source/f'{name}.ipynb', parameters)
-    with working(asked, folder, 'evaluate') as work:
+    with working(asked, folder, 'evaluate', tell) as work:
         clear_leftovers(folder/'notebooks')
         keys, done = {result.name: result.key for result in work.progress.finished}, []
         for name in NOTEBOOKS:

@@ -6,7 +6,7 @@ The verbs of the command line: one for each phase, and those that compare, fit, 
 
 # %% auto #0
 __all__ = ['RUNNER', 'rehearse', 'curate', 'embed', 'train', 'generate', 'read_figures', 'results_answer', 'evaluate',
-           'compare_runs', 'compare', 'free_pose', 'pose', 'scan', 'forget', 'recipes', 'pretrain']
+           'lacks_figures', 'compare_runs', 'compare', 'free_pose', 'pose', 'scan', 'forget', 'recipes', 'pretrain']
 
 # %% ../../nbs/8_app/89_verbs.ipynb #4cbb2d2a
 import os
@@ -48,9 +48,11 @@ def rehearse(
 )->Answer:           # Exit code 2 when something is missing
     "Answer what a command would do, and everything that would stop it"
     from faceid_nb.app.runner import find_problems
-    todo, problems = find_problems(recipe, folder, through)
+    todo, outdated, problems = find_problems(recipe, folder, through)
     first = f'Work to do: {", ".join(todo)}.' if todo else 'Nothing to do: every phase is finished.'
-    return Answer('\n'.join([first, *problems]), {'todo': todo, 'problems': problems}, len(problems), 2 if problems else 0)
+    lines = [first, *([outdated] if outdated else []), *problems]
+    figures = {'todo': todo, 'outdated': outdated, 'problems': problems}
+    return Answer('\n'.join(lines), figures, len(problems), 2 if problems else 0)
 
 def _one_phase(name, recipe, folder, dry_run):
     if dry_run: return rehearse(recipe, folder, name)
@@ -157,6 +159,14 @@ def evaluate(run:Run, dry_run:DryRun = False, pairs:Pairs = None):
     return Answer(f'{step.text}\n{results.text}', step.figures | results.figures, results.last)
 
 # %% ../../nbs/8_app/89_verbs.ipynb #f76ff216
+def lacks_figures(
+    folder:Path,   # Run folder
+)->str:            # Empty when the run has figures
+    "Say why a run has no figures to compare"
+    if (folder/'summary.json').is_file(): return ''
+    if (folder/'evaluate'/'summary.json').is_file(): return 'has an evaluation that is out of date'
+    return 'was not evaluated'
+
 def compare_runs(
     folders:list[Path],  # Run folders; UserError when none was evaluated
 )->dict:                 # `runs`, then `mean`, `lowest` and `highest` of each configuration, and what was left out
@@ -164,9 +174,9 @@ def compare_runs(
     from faceid_nb.core.errors import UserError
     from faceid_nb.core.files import read_json_as
     from faceid_nb.embeddings.work import Summary
-    left_out = [folder for folder in folders if not (folder/'summary.json').is_file()]
+    left_out = {folder: lacks_figures(folder) for folder in folders if lacks_figures(folder)}
     found = {folder: read_json_as(folder/'summary.json', Summary) for folder in folders if folder not in left_out}
-    if not found: raise UserError(f'{left_out[0]} was not evaluated. Run: faceid evaluate {left_out[0]}')
+    if not found: raise UserError(f'{folders[0]} {left_out[folders[0]]}. Run: faceid evaluate {folders[0]}')
     first, *others = found.values()
     names = [name for name in first.identity if all(name in other.identity for other in others)]
     runs = [{
@@ -182,7 +192,7 @@ def compare_runs(
         'mean': {name: sum(column)/len(column) for name, column in columns.items()},
         'lowest': {name: min(column) for name, column in columns.items()},
         'highest': {name: max(column) for name, column in columns.items()},
-        'left_out': left_out,
+        'left_out': list(left_out),
     }
 
 @verb(*RUNNER)
@@ -193,8 +203,8 @@ def compare(folders:Annotated[list[Path], path_word('RUNS', 'Run folders that we
              str(one['frames'])) for one in found['runs']]
     rows += [(name, '', *map(_figure, found[name].values()), '') for name in ('mean', 'lowest', 'highest')]
     table = draw_table(['person', 'run', *(f'>{name}' for name in found['mean']), '>frames'], rows)
-    left = ', '.join(map(str, found['left_out']))
-    return Answer(f'{table}\nleft out, not evaluated: {left}' if left else table, found, _figure(found['mean']['full']))
+    left = [f'left out: {folder} {lacks_figures(folder)}' for folder in found['left_out']]
+    return Answer('\n'.join([table, *left]), found, _figure(found['mean']['full']))
 
 # %% ../../nbs/8_app/89_verbs.ipynb #c369d3fd
 def _fitting_recipe(name, pairs):
