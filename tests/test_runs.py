@@ -49,6 +49,7 @@ def test_a_second_time_does_nothing(demo, capsys):
     assert {p: p.stat().st_mtime_ns for p in demo.glob('*/phase.json')} == before
     said = capsys.readouterr().out
     assert 'report.html' in said and all(name in said for name in CONFIGURATIONS)
+    assert said.count('(already done)') == 5
 
 
 def killed(folder, when, how):

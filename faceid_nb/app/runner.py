@@ -385,19 +385,21 @@ def run_all(
     "Run all phases: turn photos and dances into clips, a report and scores"
     with working(recipe, folder, 'evaluate', tell) as run:
         results = run.phases()
+        before = {step.name for step in run.progress.finished}
         for name in ORDER:
             tell(f'{name} ...')
-            tell(phase_summary(next(results), run.folder))
+            tell(phase_summary(next(results), run.folder, name in before))
         show_results(run.folder)
         return read_json(run.folder/'summary.json')
 
 # %% ../../nbs/8_app/87_runner.ipynb #39f2a775
 def phase_summary(
-    step:PhaseResult,  # A finished phase
-    folder:Path,       # Run folder
-)->str:                # One or more lines
+    step:PhaseResult,     # A finished phase
+    folder:Path,          # Run folder
+    before:bool = False,  # Was it finished before this command?
+)->str:                   # One or more lines
     "Describe the result of a finished phase for the user"
-    place, took = Path(folder)/step.name, f'{step.seconds:.1f} s'
+    place, took = Path(folder)/step.name, 'already done' if before else f'{step.seconds:.1f} s'
     r = check_value(RESULTS[step.name], step.result, f'{place/"phase.json"}: result')
     if step.name == 'curate':
         bad = [f'  {p.file}: {p.reason}, {p.text}' for p in load_manifest(place).photos if p.status == 'rejected']

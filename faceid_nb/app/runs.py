@@ -27,7 +27,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
 import faceid_nb
-from .runner import show_results, working
+from .runner import phase_summary, show_results, working
 from .recipes import open_recipe
 from .store import read_result
 from .targets import check_names
@@ -217,13 +217,13 @@ def run_notebooks(
         for name in NOTEBOOKS:
             phase, out = name.split('_')[1], folder/'notebooks'/f'{name}.ipynb'
             done.append(out)
-            if phase in keys and _shown_key(out) == keys[phase]:
-                tell(f'{name}: done before')
-                continue
             tell(f'{name} ...')
-            run_notebook(source/f'{name}.ipynb', out, parameters, Path.cwd(), timeout)
+            if phase not in keys or _shown_key(out) != keys[phase]:
+                run_notebook(source/f'{name}.ipynb', out, parameters, Path.cwd(), timeout)
             if result := read_result(folder/phase, phase):
-                _note_key(out, result.key)
+                if _shown_key(out) != result.key:
+                    _note_key(out, result.key)
+                tell(phase_summary(result, folder, phase in keys))
         if all(phase in keys for phase in ORDER):
             show_results(folder)
         return done

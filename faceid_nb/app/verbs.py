@@ -57,11 +57,12 @@ def rehearse(
 def _one_phase(name, recipe, folder, dry_run):
     if dry_run: return rehearse(recipe, folder, name)
     from faceid_nb.app.runner import PHASES, phase_summary
-    from faceid_nb.app.store import claim_folder
+    from faceid_nb.app.store import claim_folder, read_result
     with claim_folder(folder):
+        before = read_result(folder/name, name)
         step = PHASES[name](recipe, folder)
     figures = {'phase': name, 'folder': folder, 'seconds': step.seconds, 'result': step.result}
-    return Answer(phase_summary(step, folder), figures, folder/name)
+    return Answer(phase_summary(step, folder, step == before), figures, folder/name)
 
 @verb(*RUNNER)
 def curate(
@@ -148,7 +149,8 @@ def results_answer(
         str(row['frames']),
     ) for name, row in found['rows'].items()]
     seconds = ', '.join(f'{name} {value:.0f} s' for name, value in found['summary']['seconds'].items())
-    return Answer(f'{draw_table(columns, rows)}\n\n{seconds}\nreport: {found["report"]}', found, found['report'])
+    lines = [draw_table(columns, rows), '', f'time of each phase when it ran: {seconds}', f'report: {found["report"]}']
+    return Answer('\n'.join(lines), found, found['report'])
 
 @verb(*RUNNER)
 def evaluate(run:Run, dry_run:DryRun = False, pairs:Pairs = None):
