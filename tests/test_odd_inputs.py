@@ -315,7 +315,7 @@ def test_every_size_is_measured_or_one_rejection(drawn_faces, tmp_path_factory, 
     if kind == 'ramp': image = (np.linspace(0, 255, width)[None, :, None]*np.ones((height, 1, 3))).astype(np.uint8)
     Image.fromarray(image).save(folder/'a.png', compress_level=1)
     features = extract_features(folder/'a.png', folder, drawn_faces, CONFIG)
-    assert features.problem.startswith('a.png') or features.size == image.shape[:2] and features.thumb is not None
+    assert 'to show a face' in features.problem or features.size == image.shape[:2] and features.thumb is not None
     short, long = sorted(image.shape[:2])
     assert bool(features.problem) == (short < 8 or long > 100*short)
 

@@ -246,7 +246,7 @@ def decode(
         raise Unreadable(f'{name}: decoding needs more memory than is allowed. Make it smaller.') from error
     except BROKEN as error:
         why = str(error)[:120] or type(error).__name__
-        raise Unreadable(f'{name}: cannot be decoded completely ({why}). Copy the photo again.') from error
+        raise Unreadable(f'{name}: cannot be decoded completely: {why}. Copy the photo again.') from error
 
 # %% ../../nbs/1_curation/11_photos.ipynb #2623df3e
 @dataclass(frozen=True)

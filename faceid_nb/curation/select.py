@@ -189,7 +189,8 @@ def extract_features(
         photo = read_photo(path, config.max_pixels)
         return measure_photo(photo, file, path.stat().st_size, faces, config.sharpness_side)
     except Unreadable as error:
-        return PhotoFeatures(file, '', (0, 0), (), (), None, None, problem=str(error))
+        why = str(error).removeprefix(f'{Unreadable(path.name)}: ')
+        return PhotoFeatures(file, '', (0, 0), (), (), None, None, problem=why[:1].upper() + why[1:])
     except UserError as error:
         raise UserError(f'{path}: {error}') from None
 
