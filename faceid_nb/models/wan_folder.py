@@ -129,7 +129,7 @@ def model_folder(
         raise UserError(f'{name} is not on this disk ({size}). Fetch it once where there is a network: '
             f'hf download {name}{pin} --local-dir models/{name} . '
             f'It must hold model_index.json and the folders scheduler, tokenizer, text_encoder, transformer, vae (safetensors). '
-            f'Then give models/{name} as the model.') from None
+            f'Then add model.where=models/{name}') from None
 
 # %% ../../nbs/2_models/26_wan_folder.ipynb #dec62e7c
 def _unreadable(folder):
