@@ -53,7 +53,7 @@ def run(
 
 @verb(*RUNNER)
 def demo(
-    seed:Annotated[int, whole_option('Another seed draws another person.')] = 0,
+    seed:Annotated[int|None, whole_option('Another seed draws another person. [default: 0]')] = None,
     folder:Annotated[Path, path_option('Run folder. [default: runs/demo]')] = Path('runs/demo'),
     dry_run:DryRun = False,
     pairs:Pairs = None,
@@ -62,7 +62,10 @@ def demo(
     from faceid_nb.app.recipes import open_recipe
     from faceid_nb.app.runner import run_all
     from faceid_nb.app.store import claim_folder
-    recipe = open_recipe('tiny', {'seed': seed} | read_pairs(pairs or []))
+    words = read_pairs(pairs or [])
+    if seed is not None and 'seed' in words:
+        raise ValueError(f'--seed {seed} and seed={words["seed"]} both choose the seed. Give one of them.')
+    recipe = open_recipe('tiny', words if seed is None else words | {'seed': seed})
     if dry_run: return rehearse(recipe, folder, 'evaluate')
     with claim_folder(folder):
         run_all(recipe, folder)
