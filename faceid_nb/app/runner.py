@@ -163,9 +163,9 @@ def input_checks(
     through:str,                # The last phase to run
 )->list[Callable[[], object]]:  # Each raises an error that says what is wrong
     "List the checks of the user's inputs"
-    checks = [partial(_check_packs, recipe, folder, through), partial(_check_reference, recipe)]
+    checks = [partial(_check_reference, recipe), partial(_check_packs, recipe, folder, through)]
     if recipe.inputs.photos or not recipe.inputs.drawn:
-        checks.append(partial(find_photos, recipe, folder))
+        checks.insert(0, partial(find_photos, recipe, folder))
     if recipe.inputs.strangers:
         checks.append(partial(find_impostors, recipe, folder))
     if inside(folder, 'run.json').exists() and read_run(folder).recipe.get('model.device') != recipe.model.device:
