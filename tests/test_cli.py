@@ -458,7 +458,19 @@ def test_a_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capsys):
         assert 'curate, embed, train, generate, evaluate' in lines[0] and len(lines) == 4
         assert main([*map(str, words), '--dry-run', '--json']) == 0
         assert json.loads(capsys.readouterr().out) == {'todo': ['curate', 'embed', 'train', 'generate', 'evaluate'], 'outdated': '', 'problems': []}
+        assert main([*map(str, words), '--dry-run', '--quiet']) == 0
+        assert capsys.readouterr().out == '5\n', 'the number of phases to do'
     assert not list(tmp_path.iterdir())
+
+
+def test_two_seeds_are_refused(tmp_path, capsys):
+    code, out, err = said(capsys, 'demo', '--seed', '3', 'seed=4', '--folder', tmp_path/'run', '--dry-run')
+    assert (code, out) == (2, '') and '--seed 3 and seed=4' in err
+
+
+def test_the_folder_of_photos_is_checked_before_the_face_models(tmp_path, capsys):
+    wanted = ('--recipe', 'wan21_vace_1_3b', '--pack-root', tmp_path/'none')
+    assert 'nofolder is not a folder' in said(capsys, 'curate', tmp_path/'nofolder', *wanted)[2]
 
 
 def test_a_file_for_all_dances_is_refused(tmp_path, capsys):

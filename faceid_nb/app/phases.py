@@ -22,8 +22,8 @@ import numpy as np
 
 from ..adapters.adapter import Adapters
 from .inputs import Dance, find_dances, find_impostors, find_photos, reference_face
-from .models import (ABLATIONS, attach_adapters, face_finder, load_adapters, model_hashes, open_model,
-                                  pack_hashes)
+from .models import (ABLATIONS, LABELS, attach_adapters, face_finder, load_adapters, model_hashes,
+                                  open_model, pack_hashes)
 from .recipes import Recipe, branch_location, crop_config, known_keys
 from .store import PhaseResult, read_result
 from ..core.errors import UserError
@@ -291,7 +291,6 @@ def show_run(
 ):
     "Write the report of a run, and one grid for each dance"
     poses = {dance.name: read_video(dance.pose)[0] for dance in find_dances(recipe, folder)}
-    labels = {one.name: one.label or one.name for one in ABLATIONS}
     start = branch_location(recipe)
     data = ReportData(
         f'{recipe.subject}, seed {recipe.seed}',
@@ -306,13 +305,13 @@ def show_run(
         facts=facts_of(recipe),
         about_photos=advice_html(folder/'curate'),
         began_with=start.name if start else '',
-        labels=labels,
+        labels=LABELS,
     )
     read_video(write_report(place, data)['video'])  # fails if the disk was full
     for name, pose in poses.items():
         frames = {one: by[name] for one, by in clips.items()}
         scores = {one: by[name] for one, by in scored.clips.items()}
-        write_clip(place/f'{name}.mp4', four_way_grid(frames, scores, pose, labels=labels), recipe.sampling.fps)
+        write_clip(place/f'{name}.mp4', four_way_grid(frames, scores, pose, labels=LABELS), recipe.sampling.fps)
 
 # %% ../../nbs/8_app/86_phases.ipynb #9c9d326f
 def plan_evaluate(

@@ -52,7 +52,7 @@ def rehearse(
     first = f'Work to do: {", ".join(todo)}.' if todo else 'Nothing to do: every phase is finished.'
     lines = [first, *([outdated] if outdated else []), *problems]
     figures = {'todo': todo, 'outdated': outdated, 'problems': problems}
-    return Answer('\n'.join(lines), figures, len(problems), 2 if problems else 0)
+    return Answer('\n'.join(lines), figures, len(todo), 2 if problems else 0)
 
 def _one_phase(name, recipe, folder, dry_run):
     if dry_run: return rehearse(recipe, folder, name)
@@ -136,10 +136,11 @@ def results_answer(
     folder:Path,      # Run folder, evaluated
 )->Answer:
     "Answer with the figures of an evaluated run"
+    from faceid_nb.app.models import LABELS
     found = read_figures(folder)
     columns = ['likeness', '>mean', '>95 % interval', '>median', '>spread', '>worst 5 %', '>no face', '>frames']
     rows = [(
-        name,
+        LABELS.get(name, name),
         _figure(row['mean']),
         '-' if row['low'] is None else f'{_figure(row["low"], ".2f")} to {_figure(row["high"], ".2f")}',
         _figure(row['median']),
@@ -200,11 +201,12 @@ def compare_runs(
 @verb(*RUNNER)
 def compare(folders:Annotated[list[Path], path_word('RUNS', 'Run folders that were evaluated.')]):
     "Compare the likeness of several runs"
+    from faceid_nb.app.models import LABELS
     found = compare_runs(folders)
     rows = [(f'{one["subject"]}, seed {one["seed"]}', str(one['folder']), *map(_figure, one['likeness'].values()),
              str(one['frames'])) for one in found['runs']]
     rows += [(name, '', *map(_figure, found[name].values()), '') for name in ('mean', 'lowest', 'highest')]
-    table = draw_table(['person', 'run', *(f'>{name}' for name in found['mean']), '>frames'], rows)
+    table = draw_table(['person', 'run', *(f'>{LABELS.get(name, name)}' for name in found['mean']), '>frames'], rows)
     left = [f'left out: {folder} {lacks_figures(folder)}' for folder in found['left_out']]
     return Answer('\n'.join([table, *left]), found, _figure(found['mean']['full']))
 
