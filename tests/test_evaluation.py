@@ -386,6 +386,13 @@ def test_the_headline_is_the_likeness_and_what_it_is_measured_against():
     assert '(counted as 0)' in headline({'full': row}, -.1, .94)[1]
 
 
+def test_one_dance_has_no_interval_to_explain():
+    one, two = (build_page(a_run(dances=dances)) for dances in (('waltz',), ('waltz', 'tango')))
+    assert 'Thin line' not in one and 'of 1 unseen dance,' in one
+    assert 'Thin line' in two and 'of 2 unseen dances,' in two
+    assert not re.search(r'<td>[\d.]+%', two), 'every share has a space before its sign'
+
+
 def test_the_page_stands_one_configuration_no_photo_no_face_and_a_blind_recogniser():
     data = a_run(names=('full',), dances=('waltz',))
     nobody = FrameScores(np.zeros(5, np.float32), np.zeros(5, bool), np.zeros(5, bool))
