@@ -25,6 +25,7 @@ FIRST, README = ROOT/'nbs/index.ipynb', ROOT/'README.md'
 PYTHON = {'name': 'python', 'pygments_lexer': 'ipython3'}  # Cleaned notebooks do not say in which language they are
 PICTURES = ('image/png', 'image/jpeg', 'image/svg+xml')
 LONGEST_ALT = 260
+ABOUT = ('LOG', 'NOTICE')  # Texts of the project that the first page links
 
 
 def raw(path):
@@ -222,8 +223,8 @@ def entries(cell, module):
 # ---- pages
 
 def pages():
-    "List the chapters in the order in which a photo travels: that of their numbers"
-    return sorted((ROOT/'nbs').glob('[0-9]_*/[0-9][0-9]_*.ipynb'))
+    "List the chapters in the order in which a photo travels, that of their numbers; then the notebooks of a run"
+    return [path for folder in ('[0-9]_*', 'runs') for path in sorted((ROOT/'nbs').glob(f'{folder}/[0-9][0-9]_*.ipynb'))]
 
 
 def module_of(path):
@@ -248,6 +249,22 @@ def prepared(path):
     return nb
 
 
+def first_page():
+    "Make the first page of the site: what it links outside of nbs is a page here, one folder lower"
+    nb = prepared(FIRST)
+    for cell in nb.cells:
+        cell.source = re.sub(rf'\]\(\.\./({"|".join(ABOUT)})(\.md)?\)', r'](\1.md)', cell.source)
+    return nb
+
+
+def about(name, book):
+    "Write a text of the project as a page of the site, and return its name there"
+    source = next(path for path in (ROOT/f'{name}.md', ROOT/name) if path.is_file())
+    text = source.read_text(encoding='utf-8')
+    (book/f'{name}.md').write_text(text if source.suffix else f'# {name.capitalize()}\n\n```text\n{text}```\n', encoding='utf-8')
+    return name
+
+
 def page(path, book):
     "Write a chapter of the site, and return its name there"
     target = book/path.relative_to(ROOT/'nbs')
@@ -256,14 +273,23 @@ def page(path, book):
     return target.relative_to(book).with_suffix('').as_posix()
 
 
-def contents(names):
-    "Write the list of chapters, a group for each folder"
+def numbered(name):
+    "Write the entry of a chapter in the list: its number and its title"
+    cells = nbformat.read(ROOT/'nbs'/f'{name}.ipynb', 4).cells
+    title = next(found[1] for cell in cells if (found := re.match(r'# (.+)', cell.source)))
+    return f'{Path(name).name[:2]} {title} <{name}>'
+
+
+def contents(names, others=()):
+    "Write the list of chapters, a group for each folder, and of the other pages"
     groups = {}
     for name in names:
-        groups.setdefault(name.split('/')[0], []).append(name)
+        groups.setdefault(re.sub(r'^\d_', '', name.split('/')[0]), []).append(numbered(name))
+    if others:
+        groups['about'] = list(others)
     lists = []
     for folder, chapters in groups.items():
-        caption = folder.split('_', 1)[1].replace('_', ' ').capitalize()
+        caption = folder.replace('_', ' ').capitalize()
         lists.append('\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', '', *chapters, '```']))
     return '\n\n'.join(lists)
 
@@ -273,11 +299,11 @@ def site():
     with TemporaryDirectory() as scratch:
         book, built = Path(scratch)/'book', Path(scratch)/'built'/'html'
         names = [page(path, book) for path in pages()]
-        page(FIRST, book)
+        others = [about(name, book) for name in ABOUT]
         if (ROOT/'nbs/images').is_dir():
             copytree(ROOT/'nbs/images', book/'images')
-        first = nbformat.read(book/'index.ipynb', 4)
-        first.cells.append(nbformat.v4.new_markdown_cell(contents(names)))
+        first = first_page()
+        first.cells.append(nbformat.v4.new_markdown_cell(contents(names, others)))
         nbformat.write(first, book/'index.ipynb')
         command = [sys.executable, '-m', 'sphinx', '-q', '-b', 'html', '-d', f'{scratch}/trees']
         done = run([*command, '-c', str(ROOT/'.docs'), str(book), str(built)])

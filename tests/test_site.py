@@ -1,6 +1,7 @@
 "Laws of the web site: coloured code, alt texts that say something, explained parameters, every chapter in a group"
 from html import unescape
 from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 import re
 import shutil
 import subprocess
@@ -94,9 +95,21 @@ def test_every_explained_parameter_is_in_the_site(book, root):
 def test_every_chapter_is_in_one_group(book, root):
     names = [path.relative_to(root/'nbs').with_suffix('').as_posix() for path in book.pages()]
     listed = book.contents(names)
-    assert [line for line in listed.splitlines() if '/' in line] == names
+    entries = [line for line in listed.splitlines() if '/' in line]
+    assert [re.search(r'<(.+)>', entry)[1] for entry in entries] == names
+    assert all(re.match(rf'{Path(name).name[:2]} \w', entry) for name, entry in zip(names, entries))
     folders = {name.split('/')[0] for name in names}
     assert len(re.findall(r'(?m)^:caption: [A-Z]', listed)) == len(folders) > 5
+
+
+def test_every_link_leads_to_a_page_of_the_site(book, chapters, root):
+    "Sphinx takes a link that it cannot follow for the name of a heading, and the reader stays where he is"
+    there = {path.resolve() for path in [*book.pages(), book.FIRST]} | {root/'nbs'/f'{name}.md' for name in book.ABOUT}
+    prose = {path: chapters[path.name] for path in book.pages()} | {book.FIRST: book.first_page()}
+    dead = [(path.name, link) for path, nb in prose.items() for cell in nb.cells if cell.cell_type == 'markdown'
+            for link in re.findall(r'(?<!!)\[[^\]]*\]\((?!https?:|#|\w+:)([^)#\s]+\.(?:ipynb|md))', cell.source)
+            if (path.parent/link).resolve() not in there]
+    assert not dead, dead
 
 
 def test_a_built_site_leaves_nothing_else(root, tmp_path):
@@ -107,12 +120,14 @@ def test_a_built_site_leaves_nothing_else(root, tmp_path):
     shutil.copytree(root/'.docs', tmp_path/'.docs', ignore=shutil.ignore_patterns('__pycache__'))
     (tmp_path/'nbs/4_training').mkdir(parents=True)
     shutil.copytree(root/'nbs/images', tmp_path/'nbs/images')
+    for name in ('LOG.md', 'NOTICE'): shutil.copy(root/name, tmp_path/name)
     shutil.copy(root/'nbs/index.ipynb', tmp_path/'nbs/index.ipynb')
     shutil.copy(root/'nbs/4_training/42_losses.ipynb', tmp_path/'nbs/4_training/42_losses.ipynb')
     before = sorted(path.name for path in tmp_path.iterdir())
     done = subprocess.run([sys.executable, tmp_path/'.docs/book.py', 'site'], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, '_docs'])
+    assert re.search(r'href="LOG.html', (tmp_path/'_docs/index.html').read_text(encoding='utf-8'))
     page = (tmp_path/'_docs/4_training/42_losses.html').read_text(encoding='utf-8')
     blocks = re.findall(r'class="cell_input.*?<pre>(.*?)</pre>', page, re.S)
     source = nbformat.read(root/'nbs/4_training/42_losses.ipynb', 4)
