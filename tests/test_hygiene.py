@@ -141,3 +141,10 @@ def test_pictures_of_chapters_exist(root):
              for link in re.findall(r'!\[[^\]]*\]\(([^)\s]+)\)', ''.join(cell['source'])) if cell['cell_type'] == 'markdown']
     dead = [(path.name, link) for path, link in shown if not re.match('https?:|attachment:|data:', link) and not (path.parent/link).exists()]
     assert shown and not dead, dead
+
+
+def test_exercises_are_lists(notebooks):
+    "In JupyterLab numbers in one paragraph run on as one line"
+    run_on = [(path.name, cell['id']) for path, page in notebooks.items() for cell in page['cells'] if cell['cell_type'] == 'markdown'
+              and re.search(r'(\*\*Try\*\*:?|Expected:) 1\. .* 2\. ', ''.join(cell['source']))]
+    assert not run_on, run_on
