@@ -68,7 +68,7 @@ Shots = Annotated[tuple[tuple[str, Share], ...],
 class ModelSource:
     "Hold the source of the Wan-VACE pipeline and how to open it"
     where:str = ''                  # Diffusers folder or repository; empty: the model inside this package
-    revision:OptionalText = None    # Commit to pin; None if the full hash is not known
+    revision:OptionalText = None    # Commit of the repository, to pin it; none: the one on this disk
     gigabytes:NotNegative = 0.      # Size of the whole download, GB
     licence:str = 'Apache-2.0'      # Licence of the weights
     device:Device = 'cpu'           # Where the model runs: cpu, mps, cuda or cuda:N
@@ -139,7 +139,7 @@ class TrainingKeys(FlowSettings, LoopSettings):
 @configuration
 class Recipe:
     "Hold every setting of a run"
-    name:PlainName                # Name in `RECIPES`
+    name:PlainName                # Name of the recipe
     seed:Seed                     # Seed of everything: person, dances, training, sampling
     subject:PlainName             # Name of the person, for files and reports
     trigger:Text                  # Word that stands for the person in prompts
