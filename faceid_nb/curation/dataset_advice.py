@@ -116,10 +116,10 @@ WANTED = {  # axis -> box -> least share of a good set, and a description of suc
              'far right': (.05, 'of the right profile')},
     'nod': {'up': (.1, 'with the chin raised'), 'level': (.2, 'with the head held level'),
             'down': (.1, 'with the chin lowered')},
-    'mouth': {'calm': (.2, 'with a calmer mouth'), 'usual': (.1, 'with the usual expression'),
+    'mouth': {'calm': (.2, 'with a relaxed mouth'), 'usual': (.1, 'with the usual expression'),
               'wide': (.15, 'with a wider mouth, as in a smile')},
     'distance': {'full body': (.1, 'of the whole figure'), 'medium': (.25, 'from the waist up'),
-                 'close': (.25, 'that shows the face close')},
+                 'close': (.25, 'with the face close')},
     'light from': {'left': (.15, 'with the light from the left'), 'front': (.2, 'with the light from the front'),
                    'right': (.15, 'with the light from the right')},
     'brightness': {'dark': (.08, 'in darker light'), 'usual': (.2, 'in the usual light'),
@@ -171,8 +171,8 @@ def axis(
         return Axis(name, counts, 0., f'The {name} is well spread: {present}.')
     k = found.count(worst)
     more = max(1, int(np.ceil(missing[worst]*n)))
-    few = 'no photo' if k == 0 else f'only {k} photo{"s"*(k > 1)}'
-    advice = f'You have {few} {wanted[worst][1]} among {n}: add {"one" if more == 1 else more} or more.'
+    given = 'Your only photo does not count as one' if n == 1 else f'Your {n} photos include {f"only {k}" if k else "none"}'
+    advice = f'{given} {wanted[worst][1]}: add {"one" if more == 1 else more} or more.'
     return Axis(name, counts, round(sum(missing.values()), 4), advice)
 
 # %% ../../nbs/1_curation/18_dataset_advice.ipynb #f0892971
@@ -276,7 +276,7 @@ def _draw_axis(ax, axis):
 
 def advice_figure(
     advice:DatasetAdvice,  # As `dataset_advice` gave it
-)->'Figure':               # Bars are photos, ticks the share wanted
+)->'Figure':               # Bars are photos, black lines the number wanted
     "Draw what the set has and what it lacks, one panel per axis, with the three sentences below"
     from matplotlib.figure import Figure
     fig = Figure(figsize=(7.6, 5.2), dpi=80, layout='constrained')
@@ -285,7 +285,8 @@ def advice_figure(
     c = advice.ceiling
     fig.suptitle(f'{len(advice.photos)} photos; they agree to {c.pairs:.2f} ± {c.spread:.2f}, '
                  f'a perfect likeness may reach {c.likeness:.2f}', fontsize=10)
-    fig.supxlabel('\n'.join(advice.sentences), fontsize=9)
+    legend = 'bars: number of photos; black line: the number that a good set has at least'
+    fig.supxlabel('\n'.join([legend, *advice.sentences]), fontsize=9)
     return fig
 
 # %% ../../nbs/1_curation/18_dataset_advice.ipynb #2e15e515
