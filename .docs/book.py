@@ -147,15 +147,16 @@ def alt_text(
 def describe_pictures(nb):
     "Give every picture of a chapter its alt text"
     seen = []
-    title = heading = sentence = ''
+    title = heading = sentence = promise = ''
     for cell in nb.cells:
         if cell.cell_type == 'markdown':
             heads = re.findall(r'(?m)^(#+)\s+(.+)$', cell.source)
             for marks, words in heads:
                 title, heading = (plain(words), '') if marks == '#' else (title, plain(words))
             sentence = first_sentence(cell.source) or ('' if heads else sentence)
+            promise = promise or plain(''.join(re.findall(r'(?m)^> (.+)$', cell.source)))  # Runs have no other prose
         elif any(kind in output.get('data', {}) for output in cell.get('outputs', ()) for kind in PICTURES):
-            alt = alt_text(title, heading, sentence, cell.source)
+            alt = alt_text(title, heading, sentence or promise, cell.source)
             seen.append(alt)
             number = '' if seen.count(alt) == 1 else f' ({seen.count(alt)})'
             cell.metadata['mystnb'] = {'image': {'alt': alt + number}}

@@ -170,8 +170,7 @@ def measure_photo(
     found = tuple(faces.find(image))
     aligned = [align_face(image, f.keypoints) for f in found]
     light, blown, lit, mouth = zip(*(measure_surface(c) for c in aligned)) if aligned else ((),)*4
-    palette = 'palette' in photo.notes
-    fine = tuple(fineness(image, found[0].box, photo.coarse, palette, n_bytes)) if found else ()
+    fine = tuple(fineness(image, found[0].box, photo.coarse, 'palette' in photo.notes, n_bytes)) if found else ()
     sharp = tuple(sharpness(image, f.box, side) for f in found)
     closeups = tuple(closeup(c) for c in aligned)
     return PhotoFeatures(file, photo.sha256, image.shape[:2], found, sharp, *signature_and_thumb(image), fine, n_bytes, '', light, blown, lit,

@@ -225,9 +225,8 @@ def number_table(
         span = '–' if row['low'] is None else f"{row['low']:z.2f} to {row['high']:z.2f}"
         cells = [f"{row['mean']:z.2f}", span]
         cells += [f'{row[key]:z.2f}' for key in ('median', 'spread', 'worst')]
-        cells += [percent(row['no_face_rate']), str(row['frames'])]
-        cells += [percent(moves.get('pose_error')), shown(moves.get('steadiness'), '{:z.2f}')]
-        cells.append(percent(moves.get('movement')))
+        cells += [percent(row['no_face_rate']), str(row['frames']), percent(moves.get('pose_error'))]
+        cells += [shown(moves.get('steadiness'), '{:z.2f}'), percent(moves.get('movement'))]
         lines.append(((labels or {}).get(name, name), cells))
     return render(TABLE, {'head': head, 'lines': lines})
 

@@ -12,6 +12,7 @@ __all__ = ['PARTS', 'CONFIGS', 'ANYTHING', 'BROKEN', 'missing_parts', 'model_fol
 # %% ../../nbs/2_models/26_wan_folder.ipynb #79a52def
 import re
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,17 +160,14 @@ BROKEN = (
 
 @contextmanager
 def _without_bars():
-    "Hide the loading bars of diffusers and transformers inside a `with` block and restore them afterwards"
-    import diffusers.utils.logging
-    import transformers.utils.logging
-    shown = [log for log in (diffusers.utils.logging, transformers.utils.logging) if log.is_progress_bar_enabled()]
-    for log in shown:
-        log.disable_progress_bar()
+    "Hide the bars that libraries draw with tqdm inside a `with` block and restore them afterwards"
+    from tqdm import auto
+    shown = auto.tqdm
+    auto.tqdm = partial(shown, disable=True)
     try:
         yield
     finally:
-        for log in shown:
-            log.enable_progress_bar()
+        auto.tqdm = shown
 
 def open_pipeline(
     path_or_repo:Path|str,            # A diffusers folder, or a repository that is already on this disk
