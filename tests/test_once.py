@@ -67,9 +67,9 @@ def test_all_that_is_missing_is_said_at_once(tmp_path):
 def test_changed_settings_say_what_happens_to_the_report(finished, tmp_path, capsys):
     run = tmp_path/'run'
     copytree(finished, run)
-    other = open_recipe('tiny', QUICK | {'training.steps_b': 3})
+    other = open_recipe('tiny', WORDS | {'training.steps_b': 3})
     said = f'The settings or inputs changed since the last run in {run}: its report and clips are'
-    assert rehearse(open_recipe('tiny', QUICK), run, 'evaluate').figures['outdated'] == ''
+    assert rehearse(open_recipe('tiny', WORDS), run, 'evaluate').figures['outdated'] == ''
     assert rehearse(other, run, 'evaluate').text.splitlines()[1] == f'{said} replaced.'
     assert (run/'report.html').exists()
     capsys.readouterr()
