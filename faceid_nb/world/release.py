@@ -263,7 +263,7 @@ def main(
 ):
     "Run the command `faceid pretrain`: train all weights and write the card; resume if an earlier call was killed"
     about = ('Train the tiny models from random weights, then measure them on people they have not seen. '
-             'The whole plan needs one large GPU for about two and a half hours, the sum of the times of its stages. '
+             'The whole plan needs one large GPU for about three hours, the sum of the times of its stages. '
              'It has been run from start to end at toy size only.')
     parser = ArgumentParser('faceid pretrain', description=about)
     parser.add_argument('folder', type=Path, help='folder for all files; the weights to ship are in FOLDER/weights')
