@@ -110,7 +110,7 @@ def plan_embed(
     folder:Path,         # Run folder, curated
     before:PhaseResult,  # Curation
 )->PhasePlan:
-    "Plan the identity; result: train, reference, heldout (photos), same and stranger (mean cosines)"
+    "Plan the identity; result: train, reference, heldout (photos), same and stranger (mean cosines), outliers"
     impostors = find_impostors(recipe, folder)
     others = [file_sha256(path) for path in list_photos(impostors)] if impostors else []
     def work(place):
@@ -119,9 +119,10 @@ def plan_embed(
             unknown = album_faces(impostors, face_finder(recipe), recipe.curation)
         else:
             unknown = rejected_faces(faces, manifest)
-        return embed_into(place, faces, manifest, unknown, recipe.curation.same_person, pack_hashes(recipe))
+        return embed_into(
+            place, faces, manifest, unknown, recipe.curation.same_person, pack_hashes(recipe), recipe.embedding.mode)
     made = ('identity.safetensors', 'identity.json', 'gallery.safetensors', 'similarity.png')
-    key = config_hash([before.key, before.files['manifest.json'], before.files[FACES], others])
+    key = config_hash([before.key, before.files['manifest.json'], before.files[FACES], others, recipe.embedding])
     return PhasePlan(key, work, made)
 
 PLANS['embed'] = plan_embed

@@ -38,7 +38,7 @@ from ..curation.folder import Unreadable, list_photos
 from ..curation.photos import read_photo
 from ..curation.select import CurationConfig
 from .encoders import show_similarity
-from .identity import load_identity, make_identity, save_identity
+from .identity import Mode, find_outliers, load_identity, make_identity, save_identity
 
 # %% ../../nbs/2_embeddings/23_work.ipynb #07cb6724
 @configuration
@@ -138,6 +138,7 @@ class Embedded:
     heldout:int             # Photos for the evaluation
     same:float|None         # Mean cosine of two photos
     stranger:float|None     # Mean cosine of other people to the person
+    outliers:tuple[str, ...] = ()  # A line for each photo that does not fit the others; it is used all the same
 
 @configuration
 class Trained:
@@ -331,6 +332,7 @@ def embed_into(
     strangers:np.ndarray,   # Embeddings of other people (M, D), M may be 0
     same_person:float,      # Cosine from which two faces are one person
     models:dict[str, str],  # Files of the face pack -> sha256
+    mode:Mode = 'mean',     # How the photos are combined
 )->dict:                 # train, reference, heldout: photos; same, stranger: mean cosines, see `Embedded`
     "Compute the identity of the person, and the gallery of held-out photos for the evaluation"
     splits = [split for split in ('train', 'reference') if manifest.kept(split)]
@@ -339,21 +341,23 @@ def embed_into(
     heldout = stored_rows(faces, manifest.kept('heldout'))
     names = [record.file for split in (*splits, 'heldout') for record in manifest.kept(split)]
     check_rows([*train, *heldout, *strangers], names + ['a photo of another person']*len(strangers), source)
-    identity = make_identity(train, names[:len(train)])
-    save_identity(place, identity, {'subject': manifest.subject, 'models': models})
+    identity = make_identity(train, names[:len(train)], models, mode)
+    outliers = [str(one) for one in find_outliers(train, identity.files)]
+    save_identity(place, identity, {'subject': manifest.subject})
     gallery = {'gallery': torch.from_numpy(heldout), 'strangers': torch.from_numpy(strangers)}
     save_tensors(place/'gallery.safetensors', gallery, {'version': '1'})
     save_figure(show_similarity(train, [Path(f).stem for f in identity.files], same_person), place/'similarity.png')
     cosine = (train @ train.T)[np.triu_indices(len(train), 1)]
     same = float(cosine.mean()) if len(cosine) else None
-    stranger = float((strangers @ identity.mean).mean()) if len(strangers) else None
-    return {split: len(manifest.kept(split)) for split in SPLITS} | {'same': same, 'stranger': stranger}
+    stranger = float((strangers @ identity.vector()).mean()) if len(strangers) else None
+    counts = {split: len(manifest.kept(split)) for split in SPLITS}
+    return counts | {'same': same, 'stranger': stranger, 'outliers': outliers}
 
 def person(
     folder:Path,     # Run folder
 )->torch.Tensor:     # (D,) unit
     "Read the one identity embedding of a run"
-    return torch.from_numpy(load_identity(Path(folder)/'embed').mean)
+    return torch.from_numpy(load_identity(Path(folder)/'embed').vector())
 
 # %% ../../nbs/2_embeddings/23_work.ipynb #d326e1e5
 def draw_losses(
