@@ -29,6 +29,7 @@ from ..core.files import file_sha256
 from ..curation.crop import CropConfig, LargeCrop
 from ..curation.packs import opencv_files, pack_folder
 from ..curation.select import CurationConfig
+from ..embeddings.identity import EmbeddingConfig
 from ..inference.generate import Sampling
 from ..training.stages import FlowSettings, FlowTrainConfig, LoopSettings, Stage
 
@@ -175,6 +176,7 @@ class Recipe:
     cutting:CuttingConfig = CuttingConfig()
     identity:IdentitySource = IdentitySource()
     judge:JudgeSource = JudgeSource()
+    embedding:EmbeddingConfig = EmbeddingConfig()
 
     def __post_init__(self):
         t = self.training

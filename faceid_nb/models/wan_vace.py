@@ -6,7 +6,7 @@ Drive a Wan-VACE as a `models.family.Family`: everything specific to this family
 
 # %% auto #0
 __all__ = ['TEXT_LENGTH', 'TRUNK', 'EVERYWHERE', 'encode_video', 'decode_video', 'vace_control', 'without_lora', 'WanSite',
-           'WanHost', 'repeated_padding', 'shift_once', 'WanVACE']
+           'ByFrame', 'WanHost', 'repeated_padding', 'shift_once', 'WanVACE']
 
 # %% ../../nbs/2_models/27_wan_vace.ipynb #60481b0a
 from collections.abc import Callable, Iterator
@@ -115,8 +115,41 @@ class WanSite:
             delattr(self.attention, name)
         self.attention.add_k_proj = self.attention.add_v_proj = None
 
-# %% ../../nbs/2_models/27_wan_vace.ipynb #3be6839c
+# %% ../../nbs/2_models/27_wan_vace.ipynb #572a5211
 TEXT_LENGTH = 512  # Rows to which a Wan pads every prompt
+
+class ByFrame:
+    "Let each latent frame attend to its own tokens, by two hooks on each attention to the words"
+    def __init__(self,
+        patch:int,  # Latent frames in one row of queries
+    ):
+        self.patch, self.frames = patch, 1
+
+    def count(self,
+        given:Tensor,    # Identities of a pass: (B, D), or (B, f, D), one for each latent frame
+        latents:Tensor,  # (B, C, f, h, w)
+    ):
+        "Note whether the next pass has one identity for the clip, or one for each latent frame"
+        self.frames, wanted = 1 if given.ndim == 2 else given.shape[1], latents.shape[2]//self.patch
+        if self.frames not in (1, wanted):
+            raise ValueError(f'The identity changes over {self.frames} frames, and these latents have {wanted}. '
+                             'Give one identity, or one for each latent frame.')
+
+    def apart(self, attention, args):
+        "Make each latent frame a sample of its own"
+        if self.frames == 1: return None
+        queries, rows, *rest = args                                      # (B, f h w, D), (B, f K + 512, D)
+        tokens, words = rows.tensor_split([rows.shape[1] - TEXT_LENGTH], 1)
+        tokens = tokens.unflatten(1, (self.frames, -1))                  # (B, f, K, D)
+        words = words[:, None].expand(-1, self.frames, -1, -1)           # (B, f, 512, D)
+        rows = torch.cat([tokens, words], 2).flatten(0, 1)               # (B f, K + 512, D)
+        return queries.unflatten(1, (self.frames, -1)).flatten(0, 1), rows, *rest
+
+    def together(self, attention, args, out):
+        "Join the latent frames of each clip again"
+        return out if self.frames == 1 else out.unflatten(0, (-1, self.frames)).flatten(1, 2)
+
+# %% ../../nbs/2_models/27_wan_vace.ipynb #3be6839c
 TRUNK = r'blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ffn\.net\.(0\.proj|2))'
 EVERYWHERE = '(vace_)?' + TRUNK  # The trunk, and the side branch that reads the pose
 
@@ -135,6 +168,7 @@ class WanHost:
         module:nn.Module,  # The transformer; its own weights stay as they are
     ):
         self.module, self._call, self._hooks = module, None, []
+        self._by_frame = ByFrame(module.config.patch_size[0])
         attentions = [block.attn2 for block in [*module.blocks, *module.vace_blocks]]
         names = {id(part): name for name, part in module.named_modules()}
         self.sites = tuple(WanSite(names[id(attention)], attention) for attention in attentions)
@@ -159,11 +193,16 @@ class WanHost:
                     f'Leave max_sequence_length at {TEXT_LENGTH}.'
                 )
             given = kwargs.get('encoder_hidden_states_image')
-            kwargs['encoder_hidden_states_image'] = give(len(words), words.device, self._call == 'uncond', given)
+            given = give(len(words), words.device, self._call == 'uncond', given)
+            self._by_frame.count(given, kwargs['hidden_states'])
+            kwargs['encoder_hidden_states_image'] = given
             return (), kwargs
         readers = [without_lora(layer) for site in self.sites for layer in (site.attention.to_k, site.attention.to_v)]
         self._hooks = [self.module.register_forward_pre_hook(before, with_kwargs=True)]
         self._hooks += [layer.register_forward_pre_hook(_in_one_piece) for layer in readers]
+        for site in self.sites:
+            self._hooks.append(site.attention.register_forward_pre_hook(self._by_frame.apart))
+            self._hooks.append(site.attention.register_forward_hook(self._by_frame.together))
         self.module.cache_context = self._overheard(self.module.cache_context)
 
     def detach(self):
