@@ -64,5 +64,6 @@ class FaceMapper(nn.Module):
         tokens = tokens.unflatten(-1, (self.config.tokens, self.config.width))
         if self.config.residual:
             tokens = tokens + self.up(self.down(tokens))
-        tokens = self.norm(tokens) * id_embed.any(-1)[..., None, None]     # (B, K, D) or (B, F, K, D)
+        tokens = self.norm(tokens)
+        tokens = tokens * id_embed.any(-1)[..., None, None]     # (B, K, D) or (B, F, K, D)
         return tokens.flatten(1, -2).to(self.token_dtype)
