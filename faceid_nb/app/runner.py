@@ -23,7 +23,8 @@ from pathlib import Path
 
 from ..adapters.lora import open_lora
 from .inputs import find_dances, find_impostors, find_photos, is_drawn
-from .models import (check_branch, check_device, check_machine, check_model, check_recorded_packs,
+from .models import (check_branch, check_device, check_experts, check_machine, check_model,
+                                  check_recorded_packs,
                                   face_finder, lora_targets, open_model, pack_hashes, recipe_folder, training_bytes)
 from .phases import PLANS, plan_curate, trained_model
 from .recipes import (Recipe, branch_location, find_pack, known_keys, named_recipe, pack_location,
@@ -145,6 +146,7 @@ def _check_poses(recipe, folder):
 
 def _check_fit(recipe):
     check_model(recipe_folder(recipe), recipe.mapper, lora_targets(recipe))
+    check_experts(recipe_folder(recipe), recipe.sampling)
 
 def _check_memory(recipe):
     check_machine(recipe_folder(recipe), recipe.model.device)
