@@ -330,7 +330,8 @@ def run_clip(
 )->Path:                        # Path of the clip
     "Generate one more clip of the person"
     target = clip_target(folder, pose, out)
-    sampling = recipe.sampling if face_scale is None else replace(recipe.sampling, face_scale=face_scale)
+    given = {} if face_scale is None else {'face_scale': face_scale, 'face_scale_2': None}
+    sampling = replace(recipe.sampling, **given)
     with working(recipe, folder, 'train') as run:
         folder = run.folder
         dance = read_pose(pose, recipe.size, recipe.num_frames)

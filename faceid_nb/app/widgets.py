@@ -320,5 +320,6 @@ def open_face_slider(
     model, adapters = trained_model(recipe, folder)
     identity = person(folder)
     def preview(scale):
-        return generate(model, pose, chosen.prompt, replace(sampling, face_scale=scale), adapters, identity)
+        strength = replace(sampling, face_scale=scale, face_scale_2=None)
+        return generate(model, pose, chosen.prompt, strength, adapters, identity)
     return face_scale_slider(preview, sampling.fps, strength_at(sampling.face_scale, 0))
