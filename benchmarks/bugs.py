@@ -39,6 +39,7 @@ FINDING = ('test_laws_data', 'test_finding')
 ADAPTERS = ('test_laws_model', 'test_adapters')
 TRAINING = ('test_laws_training', 'test_training')
 INFERENCE = ('test_laws_model', 'test_inference')
+KNOBS = ('test_knobs',)
 EVALUATION = ('test_laws_results', 'test_evaluation')
 RUNS = ('test_laws_runs',)
 PRIVACY = ('test_privacy', 'test_laws_runs')
@@ -216,8 +217,19 @@ BUGS = (
         ('unconditional_pass_has_the_person', 'None if who is None else torch.zeros_like(who)', 'who'),
         ('negative_prompt_ignored', 'model.encode_text(sampling.negative_prompt)', "model.encode_text('')"),
         ('pose_backwards', 'to_tensor(pose).to(model.device)', 'to_tensor(pose[::-1].copy()).to(model.device)'),
-        ('face_scale_squared_in_a_clip', "self.face_scale if name == 'face'", "self.face_scale**2 if name == 'face'"),
-        ('every_adapter_is_on', 'strengths = sampling.strengths(on)', 'strengths = sampling.strengths(tuple(adapters))')),
+        ('face_scale_squared_in_a_clip', "{name: face if name == 'face'", "{name: face**2 if name == 'face'"),
+        ('every_adapter_is_on', 'now = sampling.strengths(on, step, expert)',
+         'now = sampling.strengths(tuple(adapters), step, expert)')),
+
+    *bugs('inference/generate.py', KNOBS,
+        ('schedule_of_the_first_step', 'return schedule[step] if', 'return schedule[0] if'),
+        ('second_expert_ignored', 'first if expert == 0 or second is None else second', 'first'),
+        ('schedule_of_any_length', 'if len(value) != self.steps:', 'if len(value) > 1000:'),
+        ('face_guidance_ignored', 'if both is None or not identity:', 'if True:'),
+        ('prompt_pass_has_the_person', "'prompt': (text.positive, null)", "'prompt': (text.positive, who)"),
+        ('calls_not_saved', "return passes[1:] if prompt == 1 else passes", 'return passes'),
+        ('branch_off_without_a_pose', "now['control'] or 1.", "now['control']"),
+        ('preview_starts_the_schedule_anew', 'int((step + .5)*sampling.steps/steps)', 'step')),
 
     *bugs('inference/pose.py', INFERENCE,
         ('dance_cut_short', 'np.linspace(0, len(frames) - 1, num_frames)',
@@ -254,7 +266,7 @@ BUGS = (
     *bugs('app/runner.py', RUNS,
         ('leftovers_of_a_kill_ignored', "unsettled = inside(folder, f'{name}{PARTIAL}').exists()", 'unsettled = False'),
         ('choices_ignored', 'keys | (overrides or {})', 'keys'),
-        ('strength_ignored', 'replace(recipe.sampling, face_scale=face_scale)', 'recipe.sampling')),
+        ('strength_ignored', 'replace(recipe.sampling, **given)', 'recipe.sampling')),
 
     *bugs('embeddings/work.py', RUNS,
         ('gallery_of_training_photos', "judged_by = manifest.kept('heldout')",

@@ -456,9 +456,11 @@ def test_a_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capsys):
     for words in (['demo', '--folder', tmp_path/'run'], ['run', 'tiny', '--folder', tmp_path/'run']):
         assert main([*map(str, words), '--dry-run', *wrong]) == 2
         lines = capsys.readouterr().out.strip().splitlines()
-        assert 'curate, embed, train, generate, evaluate' in lines[0] and len(lines) == 4
+        assert 'curate, embed, train, generate, evaluate' in lines[0] and len(lines) == 5
+        assert lines[1] == 'Network calls of a clip: base 3, mapper 3, LoRA 3, both 3.'
         assert main([*map(str, words), '--dry-run', '--json']) == 0
-        assert json.loads(capsys.readouterr().out) == {'todo': ['curate', 'embed', 'train', 'generate', 'evaluate'], 'outdated': '', 'problems': []}
+        assert json.loads(capsys.readouterr().out) == {'todo': ['curate', 'embed', 'train', 'generate', 'evaluate'],
+            'calls': {'base': 3, 'mapper': 3, 'lora': 3, 'full': 3}, 'outdated': '', 'problems': []}
         assert main([*map(str, words), '--dry-run', '--quiet']) == 0
         assert capsys.readouterr().out == '5\n', 'the number of phases to do'
     assert not list(tmp_path.iterdir())

@@ -278,6 +278,7 @@ def test_without_conditioning_the_pose_does_not_matter(pipe):
     one, other = a_pose(seed=1), a_pose(seed=2)[::-1].copy()
     def clip(pose, scale): return generate(WanVACE(pipe), pose, 'a dance', replace(TWO, conditioning_scale=scale))
     assert np.array_equal(clip(one, 0.), clip(other, 0.)) and not np.array_equal(clip(one, 1.), clip(other, 1.))
+    assert not np.array_equal(clip(one, .5), clip(one, 1.))
 
 
 def test_guidance_leads_away_from_the_negative_prompt(pipe):

@@ -49,7 +49,7 @@ from ..evaluation.grids import ReportData, four_way_grid
 from ..evaluation.report import write_report
 from ..evaluation.results import (Gallery, Scored, SecondJudge, advice_html, judge_html, photo_cards,
                                           score_clips, write_scores)
-from ..inference.generate import Sampling, generate, generate_clips
+from ..inference.generate import Sampling, generate, generate_clips, with_steps
 from ..inference.pose import read_pose
 from ..models.family import Family
 from ..training.checkpoint import TrainingState
@@ -147,7 +147,8 @@ def preview(
     "Return a callback that draws the first dances during the training"
     known = find_dances(recipe, folder) if recipe.inputs.dances or recipe.inputs.drawn else []
     dances = known[:recipe.training.preview_dances]
-    few = replace(recipe.sampling, steps=min(recipe.sampling.steps, 8), guidance_scale=1.)
+    quick = replace(recipe.sampling, guidance_scale=1., face_guidance_scale=None)
+    few = with_steps(quick, min(quick.steps, 8))
     def draw(state):
         if not dances: return
         clips = {}

@@ -23,9 +23,9 @@ from pathlib import Path
 
 from ..adapters.lora import open_lora
 from .inputs import find_dances, find_impostors, find_photos, is_drawn
-from .models import (check_branch, check_device, check_machine, check_model, check_recorded_packs,
-                                  identity_encoders, judge_files, lora_targets, open_model, pack_hashes,
-                                  recipe_folder, training_bytes, uses_appearance)
+from .models import (check_branch, check_device, check_experts, check_machine, check_model,
+                                  check_recorded_packs, identity_encoders, judge_files, lora_targets, open_model,
+                                  pack_hashes, recipe_folder, training_bytes, uses_appearance)
 from .phases import PLANS, plan_curate, trained_model
 from .recipes import (Recipe, appearance_location, branch_location, find_pack, known_keys,
                                    named_recipe, with_overrides)
@@ -150,6 +150,7 @@ def _check_poses(recipe, folder):
 
 def _check_fit(recipe):
     check_model(recipe_folder(recipe), recipe.mapper, lora_targets(recipe))
+    check_experts(recipe_folder(recipe), recipe.sampling)
 
 def _check_memory(recipe):
     check_machine(recipe_folder(recipe), recipe.model.device)
@@ -333,7 +334,8 @@ def run_clip(
 )->Path:                        # Path of the clip
     "Generate one more clip of the person"
     target = clip_target(folder, pose, out)
-    sampling = recipe.sampling if face_scale is None else replace(recipe.sampling, face_scale=face_scale)
+    given = {} if face_scale is None else {'face_scale': face_scale, 'face_scale_2': None}
+    sampling = replace(recipe.sampling, **given)
     with working(recipe, folder, 'train') as run:
         folder = run.folder
         dance = read_pose(pose, recipe.size, recipe.num_frames)

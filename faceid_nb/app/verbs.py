@@ -50,11 +50,14 @@ def rehearse(
     through:str,     # The last phase that is asked for
 )->Answer:           # Exit code 2 when something is missing
     "Answer what a command would do, and everything that would stop it"
+    from faceid_nb.app.models import LABELS, calls_of_a_clip
     from faceid_nb.app.runner import find_problems
     todo, outdated, problems = find_problems(recipe, folder, through)
     first = f'Work to do: {", ".join(todo)}.' if todo else 'Nothing to do: every phase is finished.'
-    lines = [first, *([outdated] if outdated else []), *problems]
-    figures = {'todo': todo, 'outdated': outdated, 'problems': problems}
+    calls = calls_of_a_clip(recipe) if 'generate' in todo else {}
+    cost = ', '.join(f'{LABELS[name]} {number}' for name, number in calls.items())
+    lines = [first, *([f'Network calls of a clip: {cost}.'] if calls else []), *([outdated] if outdated else []), *problems]
+    figures = {'todo': todo, 'calls': calls, 'outdated': outdated, 'problems': problems}
     return Answer('\n'.join(lines), figures, len(todo), 2 if problems else 0)
 
 def _one_phase(name, recipe, folder, dry_run):

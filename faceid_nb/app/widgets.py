@@ -29,7 +29,7 @@ from ..core.errors import UserError
 from ..curation.manifest import Manifest, Record, load_manifest
 from ..curation.photos import Unreadable, read_photo
 from ..embeddings.work import person
-from ..inference.generate import generate
+from ..inference.generate import generate, strength_at
 from ..inference.pose import read_pose
 
 # %% ../../nbs/9_interfaces/93_widgets.ipynb #24851451
@@ -320,5 +320,6 @@ def open_face_slider(
     model, adapters = trained_model(recipe, folder)
     identity = person(folder)
     def preview(scale):
-        return generate(model, pose, chosen.prompt, replace(sampling, face_scale=scale), adapters, identity)
-    return face_scale_slider(preview, sampling.fps, sampling.face_scale)
+        strength = replace(sampling, face_scale=scale, face_scale_2=None)
+        return generate(model, pose, chosen.prompt, strength, adapters, identity)
+    return face_scale_slider(preview, sampling.fps, strength_at(sampling.face_scale, 0))

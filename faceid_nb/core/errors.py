@@ -87,7 +87,7 @@ def explain(
             if isinstance(value, float):
                 context[name] = f'{value:g}'
         if one['type'] == 'value_error':
-            lines.append(f'{key} {context["error"]}' if key else f'{context["error"]}')
+            lines.append(f'{key} {context["error"]}' if one['loc'] else f'{prefix}{context["error"]}')
         elif one['type'] == 'missing':
             lines.append(f'{key} is missing')
         elif one['type'] in ('unexpected_keyword_argument', 'extra_forbidden'):
