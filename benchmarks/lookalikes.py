@@ -11,16 +11,17 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from faceid_nb.adapters.branch import load_branch
-from faceid_nb.app.models import face_finder, open_model
+from faceid_nb.app.models import face_finder, identity_encoders, open_judge_of, open_model
 from faceid_nb.app.recipes import tiny
-from faceid_nb.curation.faces import FaceFinder
-from faceid_nb.evaluation.identity import gallery_centre, track_faces
+from faceid_nb.embeddings.appearance import embed_pictures
+from faceid_nb.evaluation.identity import gallery_centre
 from faceid_nb.evaluation.statistics import bootstrap_mean
 from faceid_nb.inference.generate import Sampling, generate
 from faceid_nb.world.recognition import with_lookalikes
@@ -47,22 +48,12 @@ def pictures(drawn):
     return (drawn.clamp(0, 1)*255).round().byte().movedim(1, -1).numpy()
 
 
-def recogniser(
-    finder:FaceFinder,
-)->Embed:
-    "Embed faces with the recogniser that also supplies the identity"
-    def embed(frames):
-        faces = track_faces(finder, frames).faces
-        return np.stack([face.embedding for face in faces if face is not None] or np.empty((0, 1)))
-    return embed
-
-
 def untuned(
-    embed:Embed,        # Gives the identity
     sampling:Sampling,
 )->Draw:
     "Generate with the shipped model and the shipped face branch, as before any tuning"
-    model = open_model(tiny())
+    model, finder, encoders = open_model(tiny()), face_finder(tiny()), list(identity_encoders(tiny()).values())
+    embed = partial(embed_pictures, finder, encoders)
     adapters = {'face': load_branch(tiny_branch(), model.hosts[0])}
     def draw(photos, pose, seed):
         identity = torch.from_numpy(gallery_centre(embed(photos)))
@@ -96,11 +87,11 @@ def judge_pair(
 def look_alikes(
     plan:Pairs = Pairs(),
     draw:Draw|None = None,    # None: the shipped model, untuned
-    embed:Embed|None = None,  # The judge; None: the shipped recogniser
+    embed:Embed|None = None,  # The judge; None: the shipped judge
 )->dict:                      # right, clips, share, low, high, both, by_distance
     "Count how many clips of look-alikes are nearer to their own photos"
-    shipped = None if draw and embed else recogniser(face_finder(tiny()))
-    draw, embed = draw or untuned(shipped, tiny().sampling), embed or shipped
+    draw = draw or untuned(tiny().sampling)
+    embed = embed or partial(embed_pictures, face_finder(tiny()), [open_judge_of(tiny())])
     people = with_lookalikes(2*plan.pairs, torch.Generator().manual_seed(plan.seed), plan.near, plan.far)
     pairs = people.view(plan.pairs, 2, -1)
     rows = [judge_pair(draw, embed, pair, plan, plan.seed + 1 + i) for i, pair in enumerate(tqdm(pairs, desc='pairs'))]

@@ -1120,6 +1120,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'faceid_nb/embeddings/appearance.py'),
                                                  'faceid_nb.embeddings.appearance.appearance_files': ( '2_embeddings/appearance.html#appearance_files',
                                                                                                        'faceid_nb/embeddings/appearance.py'),
+                                                 'faceid_nb.embeddings.appearance.embed_pictures': ( '2_embeddings/appearance.html#embed_pictures',
+                                                                                                     'faceid_nb/embeddings/appearance.py'),
                                                  'faceid_nb.embeddings.appearance.open_appearance': ( '2_embeddings/appearance.html#open_appearance',
                                                                                                       'faceid_nb/embeddings/appearance.py'),
                                                  'faceid_nb.embeddings.appearance.open_judge': ( '2_embeddings/appearance.html#open_judge',
