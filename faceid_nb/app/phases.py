@@ -282,6 +282,7 @@ def score_run(
     rows = load_tensors(folder/'embed'/'gallery.safetensors')[0]
     return score_clips(face_finder(recipe), clips, points, rows['gallery'].numpy(), rows['strangers'].numpy())
 
+# %% ../../nbs/8_app/86_phases.ipynb #7cf8ffe0
 def show_run(
     recipe:Recipe,
     folder:Path,                             # Run folder, generated

@@ -174,6 +174,7 @@ def _check_vectors(
         if np.abs(again - vectors[mode]).max() > 1e-3:
             raise UserError(f'{path}: {mode} is not the {mode} of its photos. Embed the photos again.')
 
+# %% ../../nbs/2_embeddings/22_identity.ipynb #0601af09
 def load_identity(
     folder:Path,   # Folder with `identity.safetensors` and `identity.json`
     encoder:Mapping[str, str]|None = None,  # Face models that must have made it, file -> sha256; None: any
@@ -205,4 +206,3 @@ def load_identity(
     vectors = {name: tensor.numpy() for name, tensor in tensors.items()}
     _check_vectors(vectors, page, path)
     return Identity(vectors['photos'], tuple(page.files), *(vectors[mode] for mode in MODES), made)
-

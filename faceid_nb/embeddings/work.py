@@ -152,6 +152,7 @@ class Generated:
     "Describe the result of generation"
     clips:tuple[str, ...]   # Files
 
+# %% ../../nbs/2_embeddings/23_work.ipynb #f7192855
 @configuration
 class Likeness:
     "Describe the likeness of the frames of one configuration"
