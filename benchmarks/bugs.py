@@ -238,10 +238,10 @@ BUGS = (
         ('strength_ignored', 'replace(recipe.sampling, face_scale=face_scale)', 'recipe.sampling')),
 
     *bugs('embeddings/work.py', RUNS,
-        ('gallery_of_training_photos', "heldout = stored_rows(faces, manifest.kept('heldout'))",
-         "heldout = stored_rows(faces, manifest.kept('train'))"),
-        ('gallery_of_all_photos', "heldout = stored_rows(faces, manifest.kept('heldout'))",
-         'heldout = stored_rows(faces, manifest.kept())')),
+        ('gallery_of_training_photos', "judged_by = manifest.kept('heldout')",
+         "judged_by = manifest.kept('train')"),
+        ('gallery_of_all_photos', "judged_by = manifest.kept('heldout')",
+         'judged_by = manifest.kept()')),
 
     *bugs('app/store.py', RUNS,
         ('results_not_checked', 'file_sha256(folder/name) == sha', '(folder/name).stat().st_size >= 0'),

@@ -17,7 +17,7 @@ from faceid_nb.app.recipes import open_recipe, with_overrides
 from faceid_nb.app.models import face_finder
 from faceid_nb.app.runner import run_clip
 from faceid_nb.app.store import PhaseResult, run_phase, find_result, read_result
-from faceid_nb.embeddings.work import ORDER
+from faceid_nb.embeddings.work import ORDER, load_faces
 from faceid_nb.core.files import load_tensors, write_json
 from faceid_nb.core.media import read_video
 from faceid_nb.core.plot import show_clip
@@ -139,7 +139,10 @@ def test_nothing_that_judges_was_learned_from(trained):
     assert ((gallery*embed_photos(faces, manifest, photos, 'heldout')).sum(1) > .9999).all()
     assert set(identity.files).isdisjoint(p.file for p in manifest.kept('heldout'))
     assert set(identity.files) == {p.file for s in ('train', 'reference') for p in manifest.kept(s)}
-    assert (identity.photos @ gallery.T).max() < .9999
+    assert (identity.photos[:, :512]*2**.5 @ gallery.T).max() < .9999
+    by_judge = load_tensors(folder/'embed'/'gallery.safetensors')[0]['judge.gallery'].numpy()
+    stored = load_faces(folder/'curate').judge
+    assert (by_judge == [stored[p.sha256] for p in manifest.kept('heldout')]).all()
 
 
 def test_training_is_given_the_shift_and_the_seed_of_the_run(trained):

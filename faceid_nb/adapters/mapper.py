@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from ..core.errors import Count, configuration
+from ..core.errors import Count, Natural, configuration
 
 # %% ../../nbs/3_adapters/31_mapper.ipynb #3bad87d7
 Width = Annotated[Count, Field(le=65_536)]
@@ -27,6 +27,7 @@ class MapperConfig:
     tokens:Annotated[Count, Field(le=512)] = 4   # Face tokens that a person gets (K)
     hidden:Width = 512                           # Width of the layer between
     rank:Annotated[Count, Field(le=4096)] = 16   # Rank of the branch's value projections
+    residual:Annotated[Natural, Field(le=4096)] = 0  # Rank of a residual on each token, zero at first; 0: none
 
 # %% ../../nbs/3_adapters/31_mapper.ipynb #c100cf29
 class FaceMapper(nn.Module):
@@ -45,6 +46,11 @@ class FaceMapper(nn.Module):
             nn.init.xavier_uniform_(layer.weight, generator=generator)
         nn.init.zeros_(self.first.bias)
         nn.init.normal_(self.last.bias, std=.5, generator=generator)
+        if config.residual:
+            self.down = nn.Linear(config.width, config.residual, bias=False)
+            self.up = nn.Linear(config.residual, config.width, bias=False)
+            nn.init.normal_(self.down.weight, std=1/config.residual, generator=generator)
+            nn.init.zeros_(self.up.weight)
 
     def forward(self,
         id_embed:Tensor, # (B, id_dim), unit length; zeros are the null identity
@@ -55,5 +61,8 @@ class FaceMapper(nn.Module):
                              f'{tuple(id_embed.shape)}. Use the encoder it was trained with.')
         e = id_embed.to(self.first.weight.dtype) * self.config.id_dim**.5
         tokens = self.last(nn.functional.gelu(self.first(e)))  # (B, K D)
-        tokens = self.norm(tokens.unflatten(-1, (self.config.tokens, self.config.width)))
+        tokens = tokens.unflatten(-1, (self.config.tokens, self.config.width))
+        if self.config.residual:
+            tokens = tokens + self.up(self.down(tokens))
+        tokens = self.norm(tokens)
         return (tokens * id_embed.any(1)[:, None, None]).to(self.token_dtype)

@@ -7,7 +7,8 @@ Only this module names a model family."""
 
 # %% auto #0
 __all__ = ['ABLATIONS', 'LABELS', 'recipe_folder', 'open_model', 'lora_targets', 'attach_adapters', 'load_adapters', 'pack_files',
-           'check_recorded_packs', 'face_finder', 'model_hashes', 'pack_hashes', 'check_model', 'training_bytes',
+           'check_recorded_packs', 'face_finder', 'uses_appearance', 'judge_files', 'open_judge_of', 'open_encoders',
+           'identity_encoders', 'model_hashes', 'pack_hashes', 'judge_hashes', 'check_model', 'training_bytes',
            'check_branch', 'check_device', 'check_machine']
 
 # %% ../../nbs/8_app/85_models.ipynb #f398d5c2
@@ -27,11 +28,14 @@ from ..adapters.branch import HEADER, load_branch
 from ..adapters.lora import attach_lora, open_lora
 from ..adapters.mapper import MapperConfig
 from ..adapters.pretrained import start_branch
-from .recipes import Recipe, branch_location, is_shipped_pack, model_location, find_pack, pack_location
+from .recipes import (Recipe, appearance_location, branch_location, find_pack, is_shipped_pack,
+                                   judge_location, model_location, pack_location)
 from ..core.errors import UserError, check_value
 from ..core.files import file_sha256
 from ..curation.faces import FaceFinder
-from ..curation.packs import check_pack, open_faces, open_opencv, opencv_files
+from ..curation.packs import check_pack, open_faces, open_opencv, opencv_files, pack_folder
+from ..embeddings.appearance import (PARTS, FaceEncoder, appearance_files, open_appearance, open_judge,
+                                             pack_encoder)
 from ..inference.generate import Ablation
 from ..models.family import Family
 from ..models.wan_folder import linear_layers, missing_parts, model_folder, model_width, open_pipeline
@@ -111,7 +115,11 @@ def check_recorded_packs(
 ):
     "Refuse face models of the user that have changed; the shipped pack is checked against its model card"
     if not is_shipped_pack(recipe):
-        check_pack(pack_files(recipe), noted)
+        check_pack(pack_files(recipe), {name: sha for name, sha in noted.items() if '/' not in name})
+    for name, sha in pack_hashes(recipe).items():
+        if '/' in name and recipe.identity.where and noted.get(name) != sha:
+            raise UserError(f'{name} in {appearance_location(recipe).parent} is not the file that was used before: its '
+                            'content has changed. Restore the file, or curate again.')
 
 def face_finder(
     recipe:Recipe,
@@ -121,20 +129,78 @@ def face_finder(
     if recipe.pack.kind == 'opencv': return open_opencv(find_pack(recipe), sides)
     return open_faces(*pack_location(recipe), sides)
 
+def uses_appearance(
+    recipe:Recipe,
+)->bool:
+    "Check whether the appearance encoder is a part of the identity"
+    return 'appearance' in PARTS[recipe.identity.encoder]
+
+# %% ../../nbs/8_app/85_models.ipynb #052def22
+def judge_files(
+    recipe:Recipe,
+)->list[Path]:      # ONNX files; empty without a judge
+    "List the files of the judge; the error says what is missing"
+    kind, place = recipe.judge.kind, judge_location(recipe)
+    if kind == 'insightface': return sorted(pack_folder(place, recipe.judge.name).glob('*.onnx'))
+    if kind == 'opencv': return [*opencv_files(place)]
+    if kind == 'none': return []
+    if not place.is_file(): raise UserError(f'There is no judge at {place}. Set judge.root to its ONNX file.')
+    return [place]
+
+def open_judge_of(
+    recipe:Recipe,
+)->FaceEncoder|None:   # On the CPU; None without a judge
+    "Open the judge of a recipe"
+    kind, place = recipe.judge.kind, judge_location(recipe)
+    if kind == 'none': return None
+    if kind == 'onnx': return open_judge(place)
+    return pack_encoder(open_opencv(place) if kind == 'opencv' else open_faces(place, recipe.judge.name))
+
+def open_encoders(
+    recipe:Recipe,
+)->dict[str, FaceEncoder]:   # appearance and judge, each only if the recipe has one
+    "Open the encoders that see the photos beside the recogniser"
+    found = {'judge': open_judge_of(recipe)}
+    if uses_appearance(recipe):
+        found['appearance'] = open_appearance(appearance_location(recipe), recipe.identity.border)
+    return {name: encoder for name, encoder in found.items() if encoder}
+
+def identity_encoders(
+    recipe:Recipe,
+)->dict[str, FaceEncoder]:   # In the order in which their embeddings stand side by side
+    "Open the encoders whose embeddings are the identity"
+    opened = {}
+    for name in PARTS[recipe.identity.encoder]:
+        if name == 'recogniser':
+            opened[name] = pack_encoder(face_finder(recipe), name)
+        else:
+            opened[name] = open_appearance(appearance_location(recipe), recipe.identity.border)
+    return opened
+
 # %% ../../nbs/8_app/85_models.ipynb #0e987f49
 def model_hashes(
     recipe:Recipe,
 )->dict[str, str]:   # Name -> sha256
-    "Hash the models, the face branch that training starts from, and the face pack"
+    "Hash the models, the face branch that training starts from, the encoders and the judge"
     start = [branch_location(recipe)] if recipe.model.face_branch else []
     files = [*sorted(recipe_folder(recipe).rglob('*.safetensors')), *start, *pack_files(recipe)]
-    return {f'{path.parent.name}/{path.name}': file_sha256(path) for path in files}
+    hashes = {f'{path.parent.name}/{path.name}': file_sha256(path) for path in files}
+    return hashes | {name: sha for name, sha in pack_hashes(recipe).items() if '/' in name} | judge_hashes(recipe)
 
 def pack_hashes(
     recipe:Recipe,
 )->dict[str, str]:   # Name -> sha256
-    "Hash the face models"
-    return {path.name: file_sha256(path) for path in pack_files(recipe)}
+    "Hash the models that compute the identity: the face pack, and the appearance encoder if it is used"
+    hashes = {path.name: file_sha256(path) for path in pack_files(recipe)}
+    if not uses_appearance(recipe): return hashes
+    files = appearance_files(appearance_location(recipe))
+    return hashes | {f'{path.parent.name}/{path.name}': file_sha256(path) for path in files}
+
+def judge_hashes(
+    recipe:Recipe,
+)->dict[str, str]:   # Name -> sha256; empty without a judge
+    "Hash the judge"
+    return {f'judge/{path.name}': file_sha256(path) for path in judge_files(recipe)}
 
 # %% ../../nbs/8_app/85_models.ipynb #91008628
 def check_model(
@@ -185,7 +251,7 @@ def check_branch(
         raise UserError(f'{path} is not a whole safetensors file ({error}). Copy or download it again.') from error
     if HEADER not in words:
         raise UserError(f'{path} is not a face branch. Set model.face_branch= to train from scratch.')
-    theirs = _header_of(words[HEADER], path)
+    theirs = {'residual': 0} | _header_of(words[HEADER], path)  # files of earlier versions do not name it
     differ = [
         f'{key} is {theirs.get(key)} in the file and {size} in the recipe'
         for key, size in vars(mapper).items()

@@ -22,8 +22,8 @@ import numpy as np
 
 from ..adapters.adapter import Adapters
 from .inputs import Dance, find_dances, find_impostors, find_photos, reference_face
-from .models import (ABLATIONS, LABELS, attach_adapters, face_finder, load_adapters, model_hashes,
-                                  open_model, pack_hashes)
+from .models import (ABLATIONS, LABELS, attach_adapters, face_finder, judge_hashes, load_adapters,
+                                  model_hashes, open_encoders, open_judge_of, open_model, pack_hashes)
 from .recipes import Recipe, branch_location, crop_config, known_keys
 from .store import PhaseResult, read_result
 from ..core.errors import UserError
@@ -36,13 +36,15 @@ from ..curation.dataset_advice import candidates_figure
 from ..curation.folder import list_photos
 from ..curation.manifest import load_manifest
 from ..curation.select import AmbiguousSubject
+from ..embeddings.appearance import PARTS
 from ..embeddings.identity import load_identity
 from ..embeddings.work import (FACES, ORDER, CurateTask, PhasePlan, album_faces, check_rows, content_of,
                                        curate_into, draw_losses, embed_into, load_faces, person, photo_contents,
                                        photo_words, read_by_hand, rejected_faces, write_clip)
 from ..evaluation.grids import ReportData, four_way_grid
 from ..evaluation.report import write_report
-from ..evaluation.results import Scored, advice_html, photo_cards, score_clips, write_scores
+from ..evaluation.results import (Gallery, Scored, SecondJudge, advice_html, judge_html, photo_cards,
+                                          score_clips, write_scores)
 from ..inference.generate import generate, generate_clips
 from ..inference.pose import read_pose
 from ..models.family import Family
@@ -56,6 +58,7 @@ PLANS = {}  # Name of a phase -> function of the recipe, the run folder and the 
 # %% ../../nbs/8_app/86_phases.ipynb #3536fd92
 CURATED = ('manifest.json', FACES, 'coach.json', 'contact_sheet.png', 'similarity.png', 'coach.png', 'map.png', 'crops/*.png')
 
+# %% ../../nbs/8_app/86_phases.ipynb #58a2d0a5
 def plan_curate(
     recipe:Recipe,
     folder:Path,                          # Run folder
@@ -73,7 +76,9 @@ def plan_curate(
             recipe.cutting,
             recipe.subject,
             recipe.pack.det_sides,
+            recipe.identity,
             pack_hashes(recipe),
+            judge_hashes(recipe),
             photo_contents(photos),
             wanted,
             hand,
@@ -92,6 +97,7 @@ def plan_curate(
             recipe.subject,
             reference_face(recipe, faces),
             hand,
+            open_encoders(recipe),
         )
         try:
             result = curate_into(task, place, all_features)
@@ -101,7 +107,6 @@ def plan_curate(
         question.unlink(missing_ok=True)
         return result
     return PhasePlan(key, work, CURATED)
-
 PLANS['curate'] = plan_curate
 
 # %% ../../nbs/8_app/86_phases.ipynb #84c185af
@@ -116,10 +121,11 @@ def plan_embed(
     def work(place):
         faces, manifest = load_faces(folder/'curate'), load_manifest(folder/'curate')
         if impostors:
-            unknown = album_faces(impostors, face_finder(recipe), recipe.curation)
+            unknown = album_faces(impostors, face_finder(recipe), recipe.curation, open_judge_of(recipe))
         else:
             unknown = rejected_faces(faces, manifest)
-        return embed_into(place, faces, manifest, unknown, recipe.curation.same_person, pack_hashes(recipe))
+        networks = PARTS[recipe.identity.encoder]
+        return embed_into(place, faces, manifest, unknown, recipe.curation.same_person, pack_hashes(recipe), networks)
     made = ('identity.safetensors', 'identity.json', 'gallery.safetensors', 'similarity.png')
     key = config_hash([before.key, before.files['manifest.json'], before.files[FACES], others])
     return PhasePlan(key, work, made)
@@ -227,16 +233,24 @@ PLANS['generate'] = plan_generate
 def summary_of(
     recipe:Recipe,
     photos:dict[str, int],      # given and kept
-    rows:dict[str, dict],       # Ablation, `real` and `stranger` (the impostors) -> numbers
+    scored:Scored,
     seconds:dict[str, float],   # Phase -> wall clock, s
 )->dict:
     "Collect the numbers of a run for `summary.json`"
     keep = ('mean', 'median', 'no_face_rate', 'frames')
+    def likeness(rows): return {name: {key: row[key] for key in keep} for name, row in rows.items()}
+    second = {
+        'judge': scored.judge,
+        'identity_conditioning': likeness(scored.conditioning),
+        'goodhart_gap': {name: gap if gap is None else round(gap, 3) for name, gap in scored.gap.items()},
+        'traits_lost': scored.lost,
+    }
     return {
         'subject': recipe.subject,
         'seed': recipe.seed,
         'photos': photos,
-        'identity': {name: {key: row[key] for key in keep} for name, row in rows.items()},
+        'identity': likeness(scored.rows),
+        **(second if scored.judge else {}),
         'seconds': {name: round(s, 2) for name, s in (seconds | {'total': sum(seconds.values())}).items()},
         'models': model_hashes(recipe),
         'versions': package_versions(),
@@ -279,10 +293,15 @@ def score_run(
 )->Scored:
     "Score every frame of a run"
     points = {dance.name: true_points(dance, recipe.num_frames) for dance in find_dances(recipe, folder)}
-    rows = load_tensors(folder/'embed'/'gallery.safetensors')[0]
-    return score_clips(face_finder(recipe), clips, points, rows['gallery'].numpy(), rows['strangers'].numpy())
+    rows = {name: tensor.numpy() for name, tensor in load_tensors(folder/'embed'/'gallery.safetensors')[0].items()}
+    def gallery(prefix=''): return Gallery(*(rows[prefix + name] for name in ('gallery', 'learned', 'strangers')))
+    encoder, second = open_judge_of(recipe), None
+    if encoder:
+        traits = rows.get('judge.traits', np.zeros((0, 0), np.float32))
+        second = SecondJudge(encoder, gallery('judge.'), traits)
+    return score_clips(face_finder(recipe), clips, points, gallery(), second)
 
-# %% ../../nbs/8_app/86_phases.ipynb #7cf8ffe0
+# %% ../../nbs/8_app/86_phases.ipynb #d3c79647
 def show_run(
     recipe:Recipe,
     folder:Path,                             # Run folder, generated
@@ -307,6 +326,7 @@ def show_run(
         about_photos=advice_html(folder/'curate'),
         began_with=start.name if start else '',
         labels=LABELS,
+        about_judge=judge_html(scored, LABELS),
     )
     read_video(write_report(place, data)['video'])  # fails if the disk was full
     for name, pose in poses.items():
@@ -334,11 +354,11 @@ def plan_evaluate(
         seconds = {name: step.seconds for name, step in steps.items()}
         seconds |= {'curate': seconds['curate'] + drawn, 'evaluate': time.perf_counter() - start}
         photos = {name: steps['curate'].result[name] for name in ('given', 'kept')}
-        summary = summary_of(recipe, photos, scored.rows, seconds)
+        summary = summary_of(recipe, photos, scored, seconds)
         write_json(place/'summary.json', summary)
         return summary['identity']
     grids = [escape(f'{dance}.mp4') for dance in dances]
-    key = config_hash([before.key, before.files, steps['embed'].files, recipe.subject])
+    key = config_hash([before.key, before.files, steps['embed'].files, recipe.subject, judge_hashes(recipe)])
     return PhasePlan(key, work, ('summary.json', 'scores.json', 'report.html', 'grid.png', 'grid.mp4', *grids))
 
 PLANS['evaluate'] = plan_evaluate

@@ -7,10 +7,10 @@ from: the tiny world inside the package, or real repositories."""
 
 # %% auto #0
 __all__ = ['LARGEST_SIDE', 'Text', 'OptionalText', 'FrameSize', 'Sides', 'Device', 'Shots', 'RECIPES', 'PLACES', 'ModelSource',
-           'PackSource', 'Inputs', 'CuttingConfig', 'TrainingKeys', 'Recipe', 'tiny', 'wan21_vace_1_3b',
-           'wan21_vace_1_3b_opencv', 'named_recipe', 'known_keys', 'KeyNote', 'describe_keys', 'with_overrides',
-           'open_recipe', 'run_location', 'model_location', 'branch_location', 'pack_location', 'find_pack',
-           'is_shipped_pack', 'crop_config', 'pretrain']
+           'PackSource', 'IdentitySource', 'JudgeSource', 'Inputs', 'CuttingConfig', 'TrainingKeys', 'Recipe', 'tiny',
+           'wan21_vace_1_3b', 'wan21_vace_1_3b_opencv', 'named_recipe', 'known_keys', 'KeyNote', 'describe_keys',
+           'with_overrides', 'open_recipe', 'run_location', 'model_location', 'branch_location', 'pack_location',
+           'find_pack', 'appearance_location', 'judge_location', 'is_shipped_pack', 'crop_config', 'pretrain']
 
 # %% ../../nbs/8_app/83_recipes.ipynb #2058523e
 import difflib
@@ -89,6 +89,22 @@ class PackSource:
 
 # %% ../../nbs/8_app/83_recipes.ipynb #748f964f
 @configuration
+class IdentitySource:
+    "Hold the encoders whose embeddings are the identity"
+    encoder:Literal['recogniser', 'appearance', 'both'] = 'recogniser'  # recogniser: of the face pack; appearance: the vision half of a CLIP; both: side by side
+    where:str = ''                  # Folder of the CLIP vision model; empty: the one inside this package
+    border:NotNegative = .5         # What it sees around the recogniser's crop, as a share of its side
+    licence:str = 'CC0-1.0'         # Licence of the weights
+
+@configuration
+class JudgeSource:
+    "Hold the source of the judge, a network that measures the likeness and is used for nothing else"
+    kind:Literal['onnx', 'insightface', 'opencv', 'none'] = 'onnx'  # onnx: one file; insightface or opencv: the recogniser of another face pack; none: no judge
+    root:str = ''                   # The file, or the folder of the pack; empty: the judge inside this package
+    name:str = ''                   # Name of an insightface pack
+    licence:str = 'CC0-1.0'         # Licence of the weights
+
+@configuration
 class Inputs:
     "Hold the folders of photos, pose clips and other people; empty ones are drawn if the recipe can draw"
     photos:str = ''                                 # Folder of photos of the person
@@ -157,6 +173,8 @@ class Recipe:
     training:TrainingKeys
     sampling:Sampling
     cutting:CuttingConfig = CuttingConfig()
+    identity:IdentitySource = IdentitySource()
+    judge:JudgeSource = JudgeSource()
 
     def __post_init__(self):
         t = self.training
@@ -176,6 +194,13 @@ class Recipe:
                              'less than 1')
         if self.pack.kind == 'opencv' and not self.pack.root:
             raise ValueError('pack.kind=opencv needs pack.root=FOLDER with the two files of YuNet and SFace')
+        if self.judge.kind in ('insightface', 'opencv'):
+            if not self.judge.root:
+                raise ValueError(f'judge.kind={self.judge.kind} needs judge.root=FOLDER, the folder of its face pack')
+            same = (self.judge.kind, self.judge.root, self.judge.name) == (self.pack.kind, self.pack.root, self.pack.name)
+            if same:
+                raise ValueError('the judge must be another network than the recogniser of the condition. Set '
+                                 'judge.root to another face pack, or judge.kind=none')
 
 # %% ../../nbs/8_app/83_recipes.ipynb #1850f35b
 def tiny()->Recipe:
@@ -194,7 +219,8 @@ def tiny()->Recipe:
         pack=PackSource(det_sides=(192, 384)),
         inputs=Inputs(drawn=True),
         curation=CurationConfig(same_person=0.6, min_photos=6),
-        mapper=MapperConfig(width=256, rank=32),
+        identity=IdentitySource('both'),
+        mapper=MapperConfig(width=256, id_dim=1280, tokens=8, hidden=1024, rank=64),
         lora=LoraSettings(targets='everywhere'),
         training=TrainingKeys(
             steps_a=40,
@@ -207,7 +233,7 @@ def tiny()->Recipe:
             ema_decay=0.95,
             preview_every=65,
         ),
-        sampling=Sampling(steps=3, guidance_scale=1.0, face_scale=2.0),
+        sampling=Sampling(steps=3, guidance_scale=1.0),
     )
 
 # %% ../../nbs/8_app/83_recipes.ipynb #9f8a518b
@@ -232,6 +258,8 @@ def wan21_vace_1_3b()->Recipe:
             326.0,
             'non-commercial research purposes only (insightface model zoo)',
         ),
+        identity=IdentitySource(),
+        judge=JudgeSource('opencv', '~/.opencv_faces', licence='Apache-2.0 (SFace)'),
         inputs=Inputs(),
         mapper=MapperConfig(width=1536),
         curation=CurationConfig(same_person=0.4, min_photos=6),
@@ -270,6 +298,7 @@ def wan21_vace_1_3b_opencv()->Recipe:
         pack=pack,
         curation=replace(real.curation, same_person=0.363),
         mapper=replace(real.mapper, id_dim=128),
+        judge=JudgeSource('none'),
     )
 
 RECIPES = {'tiny': tiny, 'wan21_vace_1_3b': wan21_vace_1_3b, 'wan21_vace_1_3b_opencv': wan21_vace_1_3b_opencv}
@@ -405,9 +434,13 @@ def branch_location(
     if not recipe.model.face_branch: return None
     own = recipe.model.face_branch == 'tiny'
     path = tiny_branch() if own else Path(recipe.model.face_branch).expanduser()
+    scratch = 'Add model.face_branch= to train from scratch.'
     if path == tiny_branch() and _hashes(find_pack(recipe)) != _hashes(pack_folder(*tiny_pack())):
         raise UserError(f'model.face_branch={recipe.model.face_branch} was trained on embeddings of the shipped face '
-                        f'pack, not of {pack_location(recipe)[1]}. Add model.face_branch= to train from scratch.')
+                        f'pack, not of {pack_location(recipe)[1]}. {scratch}')
+    if path == tiny_branch() and (recipe.identity.encoder != 'both' or recipe.identity.where):
+        raise UserError(f'model.face_branch={recipe.model.face_branch} was trained on identity.encoder=both with the '
+                        f'shipped appearance encoder. Set these back. {scratch}')
     if not path.is_file():
         raise UserError(f'model.face_branch={path} is not a file. Give a pretrained face branch (.safetensors), or '
                         'leave it empty to train from scratch.')
@@ -432,6 +465,20 @@ def find_pack(
     root, name = pack_location(recipe)
     if recipe.pack.kind == 'insightface': return pack_folder(root, name)
     return opencv_files(root)[0].parent
+
+def appearance_location(
+    recipe:Recipe,
+)->Path:            # Folder of a CLIP vision model
+    "Return the folder of the appearance encoder"
+    from faceid_nb.world.shipped import tiny_appearance_path
+    return Path(recipe.identity.where).expanduser() if recipe.identity.where else tiny_appearance_path()
+
+def judge_location(
+    recipe:Recipe,
+)->Path:            # ONNX file, or root folder of a face pack
+    "Return the file or the folder of the judge"
+    from faceid_nb.world.shipped import tiny_judge_path
+    return Path(recipe.judge.root).expanduser() if recipe.judge.root else tiny_judge_path()
 
 def is_shipped_pack(
     recipe:Recipe,

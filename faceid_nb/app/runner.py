@@ -24,10 +24,11 @@ from pathlib import Path
 from ..adapters.lora import open_lora
 from .inputs import find_dances, find_impostors, find_photos, is_drawn
 from .models import (check_branch, check_device, check_machine, check_model, check_recorded_packs,
-                                  face_finder, lora_targets, open_model, pack_hashes, recipe_folder, training_bytes)
+                                  identity_encoders, judge_files, lora_targets, open_model, pack_hashes,
+                                  recipe_folder, training_bytes, uses_appearance)
 from .phases import PLANS, plan_curate, trained_model
-from .recipes import (Recipe, branch_location, find_pack, known_keys, named_recipe, pack_location,
-                                   with_overrides)
+from .recipes import (Recipe, appearance_location, branch_location, find_pack, known_keys,
+                                   named_recipe, with_overrides)
 from .store import (LAST, PARTIAL, PhaseResult, claim_folder, find_result, read_result, run_phase,
                                  top_level_files)
 from ..core.errors import UserError, check_value, error_line
@@ -35,6 +36,7 @@ from ..core.files import (inside, make_private, need_space, package_versions, pr
                                   share_hashes, write_atomic, write_json)
 from ..core.folders import free_name, is_as_written, keep_aside
 from ..curation.manifest import Manifest, load_manifest
+from ..embeddings.appearance import appearance_files
 from ..embeddings.work import (ORDER, RESULTS, PhasePlan, RunFile, check_faces, check_links, person,
                                        read_by_hand, read_run, was_moved, write_clip)
 from ..inference.clips import clip_target, keep_clip
@@ -129,6 +131,9 @@ def find_outdated(
 # %% ../../nbs/8_app/87_runner.ipynb #66014e58
 def _check_packs(recipe, folder, through):
     find_pack(recipe)
+    judge_files(recipe)
+    if uses_appearance(recipe):
+        appearance_files(appearance_location(recipe))
     if through == 'curate' or not inside(folder, 'run.json').exists(): return
     noted, keys = read_run(folder), _plain_keys(recipe)
     if all(noted.recipe.get(key) == keys[key] for key in ('pack.kind', 'pack.root', 'pack.name')):
@@ -150,7 +155,7 @@ def _check_memory(recipe):
     check_machine(recipe_folder(recipe), recipe.model.device)
 
 def _check_start(recipe):
-    check_faces(face_finder(recipe), recipe.mapper.id_dim, pack_location(recipe)[1])
+    check_faces(identity_encoders(recipe), recipe.mapper.id_dim)
     if start := branch_location(recipe):
         check_branch(start, recipe.mapper)
 

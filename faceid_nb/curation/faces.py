@@ -67,11 +67,13 @@ def roll(
 def align_face(
     image:np.ndarray,      # uint8 RGB (H, W, 3)
     keypoints:np.ndarray,  # Where the face is (5, 2)
-    side:int = 112,        # Size wanted, a multiple of 112 or of 128
+    side:int = 112,        # Size wanted; a multiple of 128 gets the margin that recognisers of that size expect
+    border:float = 0.,     # Around the recogniser's crop, as a share of its side
 )->np.ndarray:             # uint8 RGB (side, side, 3), the face upright; black where there was no photo
-    "Cut out one face, upright, in the form that the recogniser expects"
-    ratio, margin = (side/112, 0) if side % 112 == 0 else (side/128, side/16)
-    factor, shift = fit_similarity(keypoints, ARCFACE_TEMPLATE*ratio + [margin, 0])
+    "Cut out one face, upright, in the form that the recogniser expects, perhaps with more around it"
+    ratio, margin = (side/128, side/16) if side % 128 == 0 and side % 112 else (side/112, 0)
+    target = (ARCFACE_TEMPLATE*ratio + [margin, 0] + border*side)/(1 + 2*border)
+    factor, shift = fit_similarity(keypoints, target)
     matrix = np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
     return cv2.warpAffine(image, matrix, (side, side), borderValue=0)
 

@@ -236,11 +236,14 @@ def cut_photo(
     max_pixels:int,                   # Largest picture decoded
     split:str = 'train',              # Of the photo
     captioner:Captioner|None = None,  # Describes a picture that has no `attributes`
+    on_kept:Callable[[Verdict, np.ndarray], None]|None = None,  # Gets the verdict and the decoded photo
 )->tuple[tuple, tuple]:               # `Crop`s, and the `LargePicture` picture when one is asked for
     "Cut and write the training pictures of one photo"
     photo = read_photo(folder/features.file, max_pixels)
     if photo.sha256 != features.sha256:
         raise UserError(f'{features.file} changed during the curation. Start again when no program writes to it.')
+    if on_kept:
+        on_kept(verdict, photo.image)
     k = verdict.face.turn//90
     image = np.ascontiguousarray(np.rot90(photo.image, k))
     face = rotate_face(verdict.face, features.size, k)
@@ -372,6 +375,7 @@ def curate(
     split:SplitConfig|None = None,                # How to split the kept photos; `config.heldout` when not given
     captioner:Captioner|None = None,              # Describes a picture that has no `attributes`
     pictures:Mapping[str, Callable[[list, tuple], 'Figure']] = PICTURES,  # File name -> draws photos and verdicts
+    on_kept:Callable[[Verdict, np.ndarray], None]|None = None,  # Called once for each kept photo, which is decoded for its crops
 )->Manifest:                                      # The decision, as it was written
     "Judge, cut and caption a folder of photos, and write the manifest"
     folder, out = Path(folder), Path(out)
@@ -391,7 +395,8 @@ def curate(
         for l, v in kept:
             words = (attributes or {}).get(v.file, '')
             place = places[v.sha256]
-            crops[v.file], found = cut_photo(l, v, folder, draft, crop, words, config.max_pixels, place, captioner)
+            crops[v.file], found = cut_photo(l, v, folder, draft, crop, words, config.max_pixels, place, captioner,
+                                             on_kept)
             large += found
         records = _records(verdicts, places, crops)
         person = subject or folder.resolve().name

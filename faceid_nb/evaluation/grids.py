@@ -47,6 +47,7 @@ class ReportData:
     # Heading to settings of the run: versions, hashes, seeds
     facts:Mapping[str, Mapping[str, str]]=field(default_factory=dict)
     about_photos:str=''                              # HTML below the photos: what the set lacks, who is in it
+    about_judge:str=''                               # HTML: what the judge says, and what the recogniser of the condition
     # Configuration to the words that readers see; its name where there is none
     labels:Mapping[str, str]=field(default_factory=dict)
 

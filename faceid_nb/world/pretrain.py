@@ -33,7 +33,7 @@ from ..training.data import step_generator
 from ..training.losses import align_faces, identity_loss
 from ..training.stages import TrainConfig
 from .facepack import fit, fit_config
-from .people import random_people
+from .people import ID_SIZE, random_people
 from .scenes import Painters, draw_scene, random_scenes
 from .shipped import NUM_FRAMES, SIZE
 from .tiny import TextRows, caption_rows, caption_table, compile_step, decode_whole
@@ -61,7 +61,8 @@ class PretrainPlan:
     judge:TrainConfig=fit_config(4000, 1e-3, 544, seed=83, weight_decay=.05)
     appearance:TrainConfig=fit_config(5000, 1e-3, 544, seed=89, weight_decay=.05)
     # Face branch alone, with the appearance as a second condition
-    whole:TrainConfig=fit_config(2400, 1e-3, 128, seed=97, weight_decay=.01, ema_decay=.995, checkpoint_every=200)
+    whole:TrainConfig=fit_config(5000, 1e-3, 128, seed=97, weight_decay=.01, ema_decay=.995, checkpoint_every=250)
+    whole_likeness:float=1.5   # Weight of the face loss in that stage
     shards:int=2               # Denoiser and face branch learn from this many times `clips`
     rank:int=32                # Of the face branch, at first
     wide:MapperConfig=MapperConfig(width=256, id_dim=1280, tokens=8, hidden=1024, rank=64)  # Of the shipped face branch
@@ -76,23 +77,26 @@ def clip_dataset(
     size:tuple[int, int]=SIZE, # Height and width in pixels
     painters:Painters=Painters(), # How frames are drawn
     batch:int=16,              # Clips drawn at once
-)->dict:                       # pictures, poses, face, keypoints and captions
+)->dict:                       # pictures, poses, face, keypoints, captions and people
     "Draw clips of `n` random people"
     f, (h, w) = NUM_FRAMES, size
     pictures, poses = (torch.empty(n, f, 3, h, w, dtype=torch.uint8, device=device) for _ in range(2))
     face = torch.empty(n, f, h, w, dtype=torch.uint8, device=device)   # 255 where the face shows
     keypoints = torch.empty(n, f, 5, 2, device=device)                 # In pixels
+    people = torch.empty(n, ID_SIZE)
     captions = []
     def as_bytes(x): return (x.clamp(0, 1)*255).round().byte().unflatten(0, (-1, f))
     for start in range(0, n, batch):
         g = step_generator(seed, start)
-        scene = random_scenes(random_people(min(batch, n - start), g), g, f)
+        here = slice(start, start + batch)
+        people[here] = random_people(min(batch, n - start), g)
+        scene = random_scenes(people[here], g, f)
         captions += scene.captions
-        scene, here = scene.to(device), slice(start, start + batch)
+        scene = scene.to(device)
         drawn, truth = painters.scene(scene, size)
         pictures[here], poses[here] = as_bytes(drawn), as_bytes(painters.pose(scene, size))
         face[here], keypoints[here] = as_bytes(truth['face']), truth['keypoints'].unflatten(0, (-1, f))
-    return dict(pictures=pictures, poses=poses, face=face, keypoints=keypoints, captions=captions)
+    return dict(pictures=pictures, poses=poses, face=face, keypoints=keypoints, captions=captions, people=people)
 
 # %% ../../nbs/7_world/77_pretrain.ipynb #6bef5812
 def vae_loss(
@@ -164,7 +168,7 @@ def latent_dataset(
     films:dict,                # From `clip_dataset`
     batch:int=16,              # Clips encoded at once
     embed:Callable|None=None,  # Frames (B, 3, H, W) and key points (B, 5, 2) -> ensemble embeddings (B, D)
-)->dict:                       # latents, pose, blank, face and captions; with `embed` also points and seen
+)->dict:                       # latents, pose, blank, face, captions and people; with `embed` also points and seen
     "Encode clips and their poses for the training of the denoiser"
     dev, c = films['pictures'].device, vae.config
     mean, std = (torch.tensor(o, device=dev).view(1, -1, 1, 1, 1) for o in (c.latents_mean, c.latents_std))
@@ -178,7 +182,8 @@ def latent_dataset(
     # Share of the face in each cell (n, 1, f, h, w)
     face = torch.cat([F.avg_pool2d(part.float()/255, 8) for part in films['face'].split(batch)])
     face = torch.cat([face[:, :1], face[:, 1:].unflatten(1, (-1, 4)).mean(2)], 1)[:, None].bfloat16()
-    bank = dict(latents=latents, pose=pose, face=face, blank=blank.float(), captions=films['captions'])
+    bank = dict(latents=latents, pose=pose, face=face, blank=blank.float(), captions=films['captions'],
+                people=films['people'])
     if embed is None: return bank
     points = films['keypoints'][:, :5].clone()   # Of the first five frames (n, 5, 5, 2)
     parts = zip(films['pictures'][:, :5].split(batch), points.split(batch))

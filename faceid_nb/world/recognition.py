@@ -7,7 +7,7 @@ Train networks that look at an aligned face: recognisers with the large-margin l
 # %% auto #0
 __all__ = ['JUDGE_BORDER', 'HEAD_BORDER', 'SWITCHES', 'degrade', 'draw_faces', 'Centres', 'margin_loss', 'recogniser_loss',
            'RecogniserEnsemble', 'visible_traits', 'with_lookalikes', 'Judge', 'judge_loss', 'tiny_appearance',
-           'Describer', 'appearance_loss']
+           'Describer', 'appearance_loss', 'TraitReader']
 
 # %% ../../nbs/7_world/74_recognition.ipynb #c403e552
 from collections.abc import Callable
@@ -227,3 +227,34 @@ def appearance_loss(
     own = torch.arange(batch, device=dev)
     contrast = (F.cross_entropy(cosine, own) + F.cross_entropy(cosine.T, own))/2
     return contrast + share*F.mse_loss(describer.read(found*found.shape[1]**.5), traits)
+
+# %% ../../nbs/7_world/74_recognition.ipynb #c5fd5d7b
+class TraitReader(nn.Module):
+    "Append the traits that a linear map reads from embeddings: (..., D) -> (..., D + ID_SIZE)"
+    def __init__(
+        self,
+        embeddings:torch.Tensor,  # One picture of each person (n, D)
+        others:torch.Tensor,      # Another picture of each (n, D), to find out which traits can be read
+        traits:torch.Tensor,      # Of the same people (n, ID_SIZE)
+        ridge:float=1e-3,         # Penalty, as a share of the mean variance of the embeddings
+        least:float=.35,          # Smallest correlation with the truth; other traits are read as 0
+    ):
+        super().__init__()
+        y = traits.to(embeddings.device).double()
+        y = (y - y.mean(0))/y.std(0).clamp(min=1e-6)
+        middle = embeddings.double().mean(0)
+        x = embeddings.double() - middle
+        spread = x.T @ x
+        penalty = ridge*spread.trace()/len(spread)*torch.eye(len(spread)).to(spread)
+        weights = torch.linalg.solve(spread + penalty, x.T @ y)
+        read = (others.double() - middle) @ weights
+        deviation = read.std(0).clamp(min=1e-6)
+        self.correlation = ((read - read.mean(0))*y).mean(0)/deviation  # Of reading and truth (ID_SIZE,)
+        known = self.correlation > least
+        weights = weights/deviation*known/max(int(known.sum()), 1)**.5
+        self.register_buffer('middle', middle.float())
+        self.register_buffer('weights', weights.float())
+
+    def forward(self, embeddings):
+        embeddings = embeddings.float()
+        return torch.cat([embeddings, (embeddings - self.middle) @ self.weights], -1)

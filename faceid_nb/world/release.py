@@ -18,6 +18,7 @@ from pathlib import Path
 
 from diffusers import FlowMatchEulerDiscreteScheduler, WanVACEPipeline
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+import onnx
 import torch
 from torch import nn
 import torch.nn.functional as F
@@ -29,12 +30,13 @@ from ..training.data import step_generator
 from ..training.losses import align_faces
 from .facepack import write_pack, anchor_loss, draw_crowd, tuning_loss
 from .model_card import check_bars, examine
-from .people import random_people
+from .people import IDENTITY, random_people
 from .pretrain import (TOY, PretrainPlan, VideoNets, _stage, clip_dataset,
                                       face_stage, flow_error, shards_of, train_denoiser, train_vae)
-from .recognition import (HEAD_BORDER, Centres, Describer, Judge, RecogniserEnsemble,
-                                         appearance_loss, degrade, judge_loss,
-                                         recogniser_loss, tiny_appearance, with_lookalikes)
+from .recognition import (HEAD_BORDER, JUDGE_BORDER, Centres, Describer, Judge, RecogniserEnsemble,
+                                         TraitReader, appearance_loss, degrade, judge_loss,
+                                         recogniser_loss, tiny_appearance, visible_traits,
+                                         with_lookalikes)
 from .scenes import Painters, random_scenes
 from .tiny import Detector, Recogniser, compile_step, store_half, tiny_tokenizer
 
@@ -181,12 +183,20 @@ def train_whole_identity(
     reports:dict,                  # Filled with seconds and steps
     through:Callable=flow_error,   # Perhaps `compile_step`
 )->FaceBranch:                     # Attached; reads both embeddings
-    "Widen the face branch and train it alone; the denoiser does not change"
+    "Widen the face branch and train it alone, with a face loss that also counts single traits"
     wide = widen_branch(branch, plan.wide, torch.Generator().manual_seed(plan.whole.seed), part=2**-.5)
     nets.net.requires_grad_(False)
     for weight in wide.parameters():
         weight.requires_grad_(True)
-    face_stage(folder, 'whole', plan.whole, nets, dict(net=nets.net), bank, embed, mix_embeddings, reports, .4, through)
+    @cache
+    def prepared():
+        data = bank()
+        reader = TraitReader(data['seen'][:, 2], data['seen'][:, 4], visible_traits(data['people']))
+        seen = torch.cat([reader(part).to(part.dtype) for part in data['seen'].split(1024)])
+        return data | dict(seen=seen), reader
+    def with_traits(frames, points): return prepared()[1](embed(frames, points))
+    face_stage(folder, 'whole', plan.whole, nets, dict(net=nets.net), lambda: prepared()[0], with_traits,
+               mix_embeddings, reports, plan.whole_likeness, through)
     return wide
 
 # %% ../../nbs/7_world/79_release.ipynb #33140171
@@ -194,12 +204,15 @@ def write_judge(
     path:Path,    # Of the ONNX file
     judge:Judge,  # Trained
 ):
-    "Write the judge as an ONNX file in 16 bits"
+    "Write the judge as an ONNX file in 16 bits; its properties say how to cut the face, and name the traits"
     path.parent.mkdir(parents=True, exist_ok=True)
     axes = {name: {0: 'batch'} for name in ('face', 'embedding', 'traits')}
     torch.onnx.export(judge.cpu().float().eval(), (torch.zeros(1, 3, 112, 112),), str(path), input_names=['face'],
                       output_names=['embedding', 'traits'], dynamic_axes=axes, opset_version=17, dynamo=False)
     store_half(path)
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {'border': str(JUDGE_BORDER), 'traits': ','.join(IDENTITY)})
+    onnx.save(model, path)
 
 def write_appearance(
     folder:Path,                              # Gets config, weights and the preprocessor's numbers
