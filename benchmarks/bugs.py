@@ -113,9 +113,28 @@ BUGS = (
         ('changed_photo_embedded', 'if photo.sha256 != sha256:', 'if not photo.sha256:')),
 
     *bugs('embeddings/identity.py', ('test_laws_data',),
-        ('weighted_is_the_mean', 'unit(agreement_weights(embeddings) @ embeddings)', 'unit(embeddings.mean(0))'),
+        ('softmax_is_the_mean', 'unit(softmax_weights(embeddings) @ embeddings)', 'unit(embeddings.mean(0))'),
         ('mean_not_normalised', "if mode == 'mean': return unit(embeddings.mean(0))",
          "if mode == 'mean': return embeddings.mean(0)")),
+
+    *bugs('embeddings/identity.py', ('test_blend',),
+        ('photo_agrees_with_itself', 'others = embeddings.sum(0) - embeddings', 'others = embeddings.sum(0) + 0*embeddings'),
+        ('outliers_not_named', 'if below[i] >= limit]', 'if below[i] >= 100*limit]'),
+        ('mode_forgotten', 'made, page.mode)', "made, 'mean')")),
+
+    *bugs('embeddings/blend.py', ('test_blend',),
+        ('shares_not_divided', 'return weights/weights.sum()', 'return weights'),
+        ('slerp_is_a_line', 'near = angle < PARALLEL', 'near = True'),
+        ('opposite_people_walked', 'if angle > np.pi - ANTIPODAL:', 'if angle > 2*np.pi:'),
+        ('encoders_not_compared', 'if one.encoder.get(file) != other.encoder.get(file)]', 'if False]'),
+        ('name_taken_again', 'if os.path.lexists(folder): raise', 'if not folder.name: raise')),
+
+    *bugs('models/wan_vace.py', ('test_blend',),
+        ('frames_exchange_tokens', 'tokens = tokens.unflatten(1, (self.frames, -1))', 'tokens = tokens.unflatten(1, (self.frames, -1)).flip(1)'),
+        ('frames_not_counted', 'if self.frames not in (1, wanted):', 'if wanted < 1:')),
+
+    *bugs('inference/sampler.py', ('test_blend',),
+        ('windows_keep_the_whole_walk', "parts['id_embed'] = identity[:, window]", "parts['id_embed'] = identity")),
 
     *bugs('models/wan_vace.py', (*FLOW, 'test_seams'),
         ('latents_not_normalised', '((raw.float() - mean) * per_std)', 'raw.float()'),
@@ -146,7 +165,7 @@ BUGS = (
         ('detach_leaves_the_sites', 'site.detach()', 'pass')),
 
     *bugs('adapters/mapper.py', ADAPTERS,
-        ('nobody_has_a_face', '(tokens * id_embed.any(1)[:, None, None])', 'tokens')),
+        ('nobody_has_a_face', 'tokens * id_embed.any(-1)[..., None, None]', 'tokens')),
 
     *bugs('adapters/lora.py', ADAPTERS,
         ('lora_scale_ignored', 'layer.set_scale(ADAPTER, scale)', 'layer.set_scale(ADAPTER, 1)'),

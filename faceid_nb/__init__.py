@@ -28,6 +28,7 @@
 - `faceid_nb.curation.photos`: Turn a folder of arbitrary photos into decoded pictures, and name each file that cannot be decoded, with the reason.
 - `faceid_nb.curation.scale`: Curate a hundred thousand photos, stop at any moment, and continue later with the same result.
 - `faceid_nb.curation.select`: Decide who the folder is about, and for every photo whether it stays, with one reason and one number.
+- `faceid_nb.embeddings.blend`: Blend several people into a new one by weights, walk from one face to another, and keep a bank of people on disk.
 - `faceid_nb.embeddings.encoders`: Turn every kept photo into a vector that identifies the person, and see in one picture whether the photos agree.
 - `faceid_nb.embeddings.identity`: Merge the vectors of many photos into one for the person, find photos that distort it, and keep it in a file.
 - `faceid_nb.evaluation.identity`: After this chapter you can score the likeness of each frame of a clip to a person, between a floor and a ceiling.

@@ -37,7 +37,7 @@ def faceid(*words, timeout=300):
 def test_help_lists_the_verbs_and_imports_neither_torch_nor_rich():
     done = subprocess.run([sys.executable, '-c', 'import atexit, sys; from faceid_nb.app.cli import main; atexit.register(lambda: print({"torch", "rich", "pydantic"} & {*sys.modules})); main(["--help"])'], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.endswith('set()\n')
-    for verb in 'curate scan embed train generate evaluate run demo compare pose forget pretrain recipes'.split(): assert f'  {verb} ' in done.stdout
+    for verb in 'curate scan embed train generate evaluate run demo compare pose forget pretrain recipes blend bank morph'.split(): assert f'  {verb} ' in done.stdout
 
 
 def test_version():
@@ -262,10 +262,11 @@ def test_bare_faceid_shows_the_help(capsys):
 def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     monkeypatch.setenv('USERPROFILE', str(tmp_path))
-    asked = [read_words(words) for words in (['curate', '~/p', '--folder=~/f', '--pack-root=~/m', '--reference=~/r'], ['generate', '~/run', '--pose=~/d', '--lora=~/l', '--out=~/o'],
-                                             ['compare', '~/a', '~/b'], ['forget', 'x', '--runs=~/runs'], ['demo', '--folder=~/f'], ['pose', '~/c', '--out=~/o'])]
+    asked = [read_words(words) for words in (['curate', '~/p', '--folder=~/f', '--pack-root=~/m', '--reference=~/r'], ['generate', '~/run', '--pose=~/d', '--lora=~/l', '--out=~/o', '--identity=~/i'],
+                                             ['compare', '~/a', '~/b'], ['forget', 'x', '--runs=~/runs'], ['demo', '--folder=~/f'], ['pose', '~/c', '--out=~/o'],
+                                             ['blend', 'a=1', '--out=~/o', '--bank=~/b'], ['bank', '~/b'], ['morph', '~/a', 'b', '--pose=~/p', '--out=~/o', '--bank=~/b'])]
     paths = [path for one in asked for value in one.words.values() for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
-    assert len(paths) == 14 and all(path.parent == tmp_path for path in paths)
+    assert len(paths) == 22 and all(path.parent == tmp_path for path in paths)
 
 
 def test_every_word_that_names_a_file_is_read_as_a_path():
@@ -338,7 +339,7 @@ def two_runs(tmp_path):
 
 
 def test_every_verb_that_answers_takes_json_and_quiet():
-    words = {'curate': ['p'], 'scan': ['p'], 'embed': ['r'], 'train': ['r'], 'generate': ['r'], 'evaluate': ['r'], 'run': ['tiny'], 'compare': ['r'], 'pose': ['c'], 'forget': ['ann']}
+    words = {'curate': ['p'], 'scan': ['p'], 'embed': ['r'], 'train': ['r'], 'generate': ['r'], 'evaluate': ['r'], 'run': ['tiny'], 'compare': ['r'], 'pose': ['c'], 'forget': ['ann'], 'blend': ['a=1'], 'bank': ['p'], 'morph': ['a', 'b']}
     for verb in set(WORK) - {'pretrain'}:
         for option in ('json', 'quiet'):
             asked = read_words([verb, *words.get(verb, []), f'--{option}'])

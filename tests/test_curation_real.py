@@ -89,7 +89,7 @@ def test_identity_of_subject_a(manifest, mixed, faces):
     train, held = (embed_photos(faces, manifest, mixed, split=s) for s in ('train', 'heldout'))
     identity = make_identity(train, [p.file for p in manifest.kept('train')])
     assert train.shape == (7, 128) and held.shape == (3, 128)
-    for kind in (identity.mean, identity.weighted, identity.median):
+    for kind in (identity.mean, identity.softmax, identity.median):
         assert abs(np.linalg.norm(kind) - 1) < 1e-4 and (held @ kind).min() > .8
 
 

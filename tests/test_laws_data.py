@@ -317,7 +317,7 @@ def unit(rows): return (rows/np.linalg.norm(rows, axis=-1, keepdims=True)).astyp
 
 @pytest.mark.parametrize('seed', range(5))
 def test_an_impostor_pulls_the_mean_most(seed):
-    "Weights by agreement and the median stay nearer to the person than the mean; all have length one and know no order"
+    "The softmax of the agreement and the median stay nearer to the person than the mean; all have length one and know no order"
     rng = np.random.default_rng(seed)
     person = unit(rng.normal(size=64))
     photos = unit(np.concatenate([person + .05*rng.normal(size=(8, 64)), rng.normal(size=(2, 64))]))
@@ -325,7 +325,7 @@ def test_an_impostor_pulls_the_mean_most(seed):
     for mode, vector in ways.items():
         assert abs(np.linalg.norm(vector) - 1) < 1e-5
         assert np.allclose(vector, combine(photos[::-1], mode), atol=1e-5)
-    assert min(ways['weighted'] @ person, ways['median'] @ person) > ways['mean'] @ person
+    assert min(ways['softmax'] @ person, ways['median'] @ person) > ways['mean'] @ person
     assert all(np.allclose(combine(photos[:1], mode), photos[0], atol=1e-6) for mode in MODES)
 
 

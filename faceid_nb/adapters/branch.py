@@ -67,7 +67,7 @@ class FaceBranch:
     @property
     def transformer(self)->nn.Module: return self.host.module
 
-# %% ../../nbs/3_adapters/32_branch.ipynb #d86cebee
+# %% ../../nbs/3_adapters/32_branch.ipynb #5bc87df0
 @patch
 def set_conditions(self:FaceBranch,
     conditions:Mapping[str, Tensor],  # May hold `id_embed`
@@ -77,25 +77,25 @@ def set_conditions(self:FaceBranch,
 
 @patch
 def set_identity(self:FaceBranch,
-    id_embed:Tensor|None, # (id_dim,) or (B, id_dim), unit length, zeros: null identity; None: the base model
+    id_embed:Tensor|None, # Unit (id_dim,), (B, id_dim) or (B, F, id_dim); zeros: null identity; None: the base model
 ):
     "Set the identity of the next passes"
-    if id_embed is not None and (id_embed.ndim > 2 or id_embed.shape[-1] != self.config.id_dim):
+    if id_embed is not None and (id_embed.ndim > 3 or id_embed.shape[-1] != self.config.id_dim):
         raise UserError(
             f'This face branch takes identities of {self.config.id_dim} numbers; this is {tuple(id_embed.shape)}. '
             'Combine photos into one embedding first, with the encoder of the training.'
         )
     if id_embed is not None and not torch.isfinite(id_embed).all():
         raise UserError('The identity is not finite: it holds NaN or infinity. Embed the photos again.')
-    self._identity = None if id_embed is None else id_embed.reshape(-1, self.config.id_dim)
+    self._identity = id_embed[None] if id_embed is not None and id_embed.ndim == 1 else id_embed
 
 @patch
 def give(self:FaceBranch,
     batch:int,             # Samples of the forward pass
     device:torch.device,   # Where
     unconditional:bool,    # Is it the pass of the pipeline without a prompt?
-    given:Tensor|None,     # Identities that the caller handed over, (B, id_dim)
-)->Tensor:                 # (B, id_dim)
+    given:Tensor|None,     # Identities that the caller handed over, (B, id_dim) or (B, F, id_dim)
+)->Tensor:                 # (B, id_dim) or (B, F, id_dim)
     "Return the identities of the next forward pass, and set its strength"
     absent = given is None and self._identity is None
     for value in self.values:
@@ -103,9 +103,9 @@ def give(self:FaceBranch,
     if given is not None: return given
     null = torch.zeros(1, self.config.id_dim, device=device)
     identity = null if absent or unconditional else self._identity.to(device)
-    return identity.expand(batch, -1)
+    return identity.expand(batch, *identity.shape[1:])
 
-# %% ../../nbs/3_adapters/32_branch.ipynb #297d5a6a
+# %% ../../nbs/3_adapters/32_branch.ipynb #d4f4120c
 @patch
 def parameters(self:FaceBranch)->list[nn.Parameter]:
     "List the weights that train"

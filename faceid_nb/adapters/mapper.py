@@ -53,10 +53,10 @@ class FaceMapper(nn.Module):
             nn.init.zeros_(self.up.weight)
 
     def forward(self,
-        id_embed:Tensor, # (B, id_dim), unit length; zeros are the null identity
-    )->Tensor:           # (B, K, D)
+        id_embed:Tensor, # Unit (B, id_dim), or (B, F, id_dim), one for each latent frame; zeros: null identity
+    )->Tensor:           # (B, K, D), or (B, F K, D): the tokens of the first frame, of the second, ...
         "Compute the tokens of each person"
-        if id_embed.ndim != 2 or id_embed.shape[1] != self.config.id_dim:
+        if id_embed.ndim not in (2, 3) or id_embed.shape[-1] != self.config.id_dim:
             raise ValueError(f'The mapper takes identity embeddings (B, {self.config.id_dim}); this is '
                              f'{tuple(id_embed.shape)}. Use the encoder it was trained with.')
         e = id_embed.to(self.first.weight.dtype) * self.config.id_dim**.5
@@ -65,4 +65,5 @@ class FaceMapper(nn.Module):
         if self.config.residual:
             tokens = tokens + self.up(self.down(tokens))
         tokens = self.norm(tokens)
-        return (tokens * id_embed.any(1)[:, None, None]).to(self.token_dtype)
+        tokens = tokens * id_embed.any(-1)[..., None, None]     # (B, K, D) or (B, F, K, D)
+        return tokens.flatten(1, -2).to(self.token_dtype)

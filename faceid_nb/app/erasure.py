@@ -200,7 +200,7 @@ def _unseen(seen, known):
     found = {
         'archives, which are not opened and may hold copies': archives,
         'links that are not followed': links,
-        'clips written elsewhere, to remove by hand': [path for run in known.runs for path in run.elsewhere],
+        'clips and blends written elsewhere, to remove by hand': [path for run in known.runs for path in run.elsewhere],
         'folders that cannot be read': [f'{path} ({why})' for path, why in seen.closed.items()],
         'files with a second name elsewhere (a hard link), which stays':
             [path for path, one in at.items() if one.st_nlink > names[one.st_dev, one.st_ino]]}

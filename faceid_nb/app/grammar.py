@@ -148,6 +148,8 @@ def everything(
 
 # %% ../../nbs/8_app/88_grammar.ipynb #7f38b8a3
 EXAMPLES = {'RECIPE': 'tiny', 'PHOTOS': '~/photos/anna', 'RUN': 'runs/anna', 'PERSON': 'anna', 'CLIP': 'waltz.mp4',
+            'PERSON=WEIGHT': 'runs/anna=0.7 runs/ben=0.3 --out anna_ben', 'RUN_A': 'runs/anna runs/ben',
+            'RUN_B': 'runs/anna runs/ben', 'BANK': 'people',
             'RUNS': 'runs/anna runs/ben'}
 COMPLAINTS = (
     (r'No such option: (--json|--quiet).*', r'Unknown option: \1 before the verb. Write it after the verb'),

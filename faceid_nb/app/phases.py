@@ -7,8 +7,8 @@ work; making a plan runs nothing."""
 
 # %% auto #0
 __all__ = ['PLANS', 'CURATED', 'SCRATCH', 'TRAINED', 'plan_curate', 'plan_embed', 'preview', 'plan_train', 'trained_model',
-           'plan_generate', 'summary_of', 'facts_of', 'true_points', 'read_clips', 'score_run', 'show_run',
-           'plan_evaluate']
+           'plan_generate', 'check_pretrained', 'show_people', 'summary_of', 'facts_of', 'true_points', 'read_clips',
+           'score_run', 'show_run', 'plan_evaluate']
 
 # %% ../../nbs/8_app/86_phases.ipynb #e569d56d
 import time
@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..adapters.adapter import Adapters
+from ..adapters.branch import load_branch
 from .inputs import Dance, find_dances, find_impostors, find_photos, reference_face
-from .models import (ABLATIONS, LABELS, attach_adapters, face_finder, judge_hashes, load_adapters,
-                                  model_hashes, open_encoders, open_judge_of, open_model, pack_hashes)
+from .models import (ABLATIONS, LABELS, attach_adapters, check_branch, check_machine, check_model,
+                                  face_finder, judge_hashes, load_adapters, lora_targets, model_hashes,
+                                  open_encoders, open_judge_of, open_model, pack_hashes, recipe_folder)
 from .recipes import Recipe, branch_location, crop_config, known_keys
 from .store import PhaseResult, read_result
 from ..core.errors import UserError
@@ -37,6 +40,7 @@ from ..curation.folder import list_photos
 from ..curation.manifest import load_manifest
 from ..curation.select import AmbiguousSubject
 from ..embeddings.appearance import PARTS
+from ..embeddings.blend import slerp
 from ..embeddings.identity import load_identity
 from ..embeddings.work import (FACES, ORDER, CurateTask, PhasePlan, album_faces, check_rows, content_of,
                                        curate_into, draw_losses, embed_into, load_faces, person, photo_contents,
@@ -45,7 +49,7 @@ from ..evaluation.grids import ReportData, four_way_grid
 from ..evaluation.report import write_report
 from ..evaluation.results import (Gallery, Scored, SecondJudge, advice_html, judge_html, photo_cards,
                                           score_clips, write_scores)
-from ..inference.generate import generate, generate_clips
+from ..inference.generate import Sampling, generate, generate_clips
 from ..inference.pose import read_pose
 from ..models.family import Family
 from ..training.checkpoint import TrainingState
@@ -115,7 +119,7 @@ def plan_embed(
     folder:Path,         # Run folder, curated
     before:PhaseResult,  # Curation
 )->PhasePlan:
-    "Plan the identity; result: train, reference, heldout (photos), same and stranger (mean cosines)"
+    "Plan the identity; result: train, reference, heldout (photos), same and stranger (mean cosines), outliers"
     impostors = find_impostors(recipe, folder)
     others = [file_sha256(path) for path in list_photos(impostors)] if impostors else []
     def work(place):
@@ -124,10 +128,10 @@ def plan_embed(
             unknown = album_faces(impostors, face_finder(recipe), recipe.curation, open_judge_of(recipe))
         else:
             unknown = rejected_faces(faces, manifest)
-        networks = PARTS[recipe.identity.encoder]
-        return embed_into(place, faces, manifest, unknown, recipe.curation.same_person, pack_hashes(recipe), networks)
+        return embed_into(place, faces, manifest, unknown, recipe.curation.same_person, pack_hashes(recipe),
+                          recipe.embedding.mode, PARTS[recipe.identity.encoder])
     made = ('identity.safetensors', 'identity.json', 'gallery.safetensors', 'similarity.png')
-    key = config_hash([before.key, before.files['manifest.json'], before.files[FACES], others])
+    key = config_hash([before.key, before.files['manifest.json'], before.files[FACES], others, recipe.embedding])
     return PhasePlan(key, work, made)
 
 PLANS['embed'] = plan_embed
@@ -228,6 +232,39 @@ def plan_generate(
     return PhasePlan(key, work, ('clips.png', *map(escape, clips)), keep=True)
 
 PLANS['generate'] = plan_generate
+
+# %% ../../nbs/8_app/86_phases.ipynb #8a9ce827
+def check_pretrained(
+    recipe:Recipe,
+    dimension:int,   # Numbers in the identity to show
+):
+    "Refuse a recipe that cannot show a person whom it was not trained on"
+    start = branch_location(recipe)
+    if start is None:
+        raise UserError(f'Recipe {recipe.name} has no pretrained face branch, and what a run learned knows one person '
+                        'only. Set model.face_branch=FILE.')
+    check_branch(start, recipe.mapper)
+    if dimension != recipe.mapper.id_dim:
+        raise UserError(f'The identity has {dimension} numbers, and the face branch takes {recipe.mapper.id_dim}. Embed '
+                        'the photos with the face pack of this recipe.')
+    check_model(recipe_folder(recipe), recipe.mapper, lora_targets(recipe))
+    check_machine(recipe_folder(recipe), recipe.model.device)
+
+def show_people(
+    recipe:Recipe,
+    pose:np.ndarray,            # Pose clip (F, H, W, 3) uint8
+    prompt:str,                 # `{trigger}` is replaced
+    sampling:Sampling,
+    first:np.ndarray,           # Unit (D,), the person to show
+    last:np.ndarray|None=None,  # Unit (D,), the person of the last frame; None: `first` in all frames
+)->np.ndarray:                  # (F, H, W, 3) uint8
+    "Generate a clip with the pretrained face branch alone: of one person, or from one to another"
+    model = open_model(recipe)
+    adapters = {'face': load_branch(branch_location(recipe), model.hosts[0])}
+    latent_frames = model.latent_shape(*pose.shape[:3])[2]
+    walk = first if last is None else slerp(first, last, np.linspace(0, 1, latent_frames))
+    words = prompt.replace('{trigger}', recipe.trigger)
+    return generate(model, pose, words, sampling, adapters, torch.from_numpy(walk))
 
 # %% ../../nbs/8_app/86_phases.ipynb #95db4dc0
 def summary_of(

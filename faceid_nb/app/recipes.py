@@ -29,6 +29,7 @@ from ..core.files import file_sha256
 from ..curation.crop import CropConfig, LargeCrop
 from ..curation.packs import opencv_files, pack_folder
 from ..curation.select import CurationConfig
+from ..embeddings.identity import EmbeddingConfig
 from ..inference.generate import Sampling
 from ..training.stages import FlowSettings, FlowTrainConfig, LoopSettings, Stage
 
@@ -175,6 +176,7 @@ class Recipe:
     cutting:CuttingConfig = CuttingConfig()
     identity:IdentitySource = IdentitySource()
     judge:JudgeSource = JudgeSource()
+    embedding:EmbeddingConfig = EmbeddingConfig()
 
     def __post_init__(self):
         t = self.training
@@ -197,8 +199,7 @@ class Recipe:
         if self.judge.kind in ('insightface', 'opencv'):
             if not self.judge.root:
                 raise ValueError(f'judge.kind={self.judge.kind} needs judge.root=FOLDER, the folder of its face pack')
-            same = (self.judge.kind, self.judge.root, self.judge.name) == (self.pack.kind, self.pack.root, self.pack.name)
-            if same:
+            if (self.judge.kind, self.judge.root, self.judge.name) == (self.pack.kind, self.pack.root, self.pack.name):
                 raise ValueError('the judge must be another network than the recogniser of the condition. Set '
                                  'judge.root to another face pack, or judge.kind=none')
 

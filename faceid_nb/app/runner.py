@@ -414,7 +414,8 @@ def phase_summary(
         return '\n'.join([f'{r.kept} of {r.given} photos kept ({took})', *bad, *advice])
     if step.name == 'embed':
         agree = 'one photo, so no similarity' if r.same is None else f'mean similarity of two photos {r.same:z.2f}'
-        return f'{r.train} photos for training, {r.heldout} held out for evaluation; {agree} ({took})'
+        line = f'{r.train} photos for training, {r.heldout} held out for evaluation; {agree} ({took})'
+        return '\n'.join([line, *(f'  warning: {text}' for text in r.outliers)])
     if step.name == 'train': return f'{r.steps} steps, loss {r.first_loss:.3f} -> {r.last_loss:.3f} ({took})'
     if step.name == 'generate': return f'{len(r.clips)} clips in {place} ({took})'
     return f'likeness {r["base"].mean:z.2f} before training, {r["full"].mean:z.2f} after ({took})'

@@ -39,7 +39,7 @@ from ..curation.photos import read_photo
 from ..curation.select import CurationConfig, Verdict
 from .appearance import FaceEncoder, side_by_side
 from .encoders import show_similarity
-from .identity import load_identity, make_identity, save_identity, unit
+from .identity import Mode, find_outliers, load_identity, make_identity, save_identity, unit
 
 # %% ../../nbs/2_embeddings/23_work.ipynb #07cb6724
 @configuration
@@ -139,6 +139,7 @@ class Embedded:
     heldout:int             # Photos for the evaluation
     same:float|None         # Mean cosine of two photos
     stranger:float|None     # Mean cosine of other people to the person
+    outliers:tuple[str, ...] = ()  # A line for each photo that does not fit the others; it is used all the same
 
 @configuration
 class Trained:
@@ -389,6 +390,7 @@ def embed_into(
     strangers:Mapping[str, np.ndarray],  # recogniser, perhaps judge -> embeddings of other people (M, D)
     same_person:float,      # Cosine from which two faces are one person
     models:dict[str, str],  # Files of the encoders -> sha256
+    mode:Mode = 'mean',     # How the photos are combined
     networks:Sequence[str] = ('recogniser',),  # Whose embeddings make the identity, side by side
 )->dict:                 # train, reference, heldout: photos; same, stranger: mean cosines, see `Embedded`
     "Compute the identity of the person, and the gallery of held-out photos for the evaluation"
@@ -401,8 +403,9 @@ def embed_into(
     unknown = strangers['recogniser']
     check_rows([*train, *heldout, *unknown], names + ['a photo of another person']*len(unknown), source)
     rows = side_by_side([stored_rows(faces, learned, name) for name in networks])
-    identity = make_identity(rows, names[:len(train)])
-    save_identity(place, identity, {'subject': manifest.subject, 'models': models})
+    identity = make_identity(rows, names[:len(train)], models, mode)
+    outliers = [str(one) for one in find_outliers(train, identity.files)]
+    save_identity(place, identity, {'subject': manifest.subject})
     gallery = {'gallery': heldout, 'learned': train, 'strangers': unknown}
     if faces.judge:
         gallery |= {f'judge.{name}': stored_rows(faces, records, 'judge')
@@ -417,13 +420,14 @@ def embed_into(
     same = float(cosine.mean()) if len(cosine) else None
     middle = unit(train.mean(0))
     stranger = float((unknown @ middle).mean()) if len(unknown) else None
-    return {split: len(manifest.kept(split)) for split in SPLITS} | {'same': same, 'stranger': stranger}
+    counts = {split: len(manifest.kept(split)) for split in SPLITS}
+    return counts | {'same': same, 'stranger': stranger, 'outliers': outliers}
 
 def person(
     folder:Path,     # Run folder
 )->torch.Tensor:     # (D,) unit
     "Read the one identity embedding of a run"
-    return torch.from_numpy(load_identity(Path(folder)/'embed').mean)
+    return torch.from_numpy(load_identity(Path(folder)/'embed').vector())
 
 # %% ../../nbs/2_embeddings/23_work.ipynb #d326e1e5
 def draw_losses(

@@ -76,7 +76,7 @@ def generate(
     prompt:str|PromptEmbeds,          # What to show
     sampling:Sampling,                # How to draw
     adapters:Adapters|None=None,      # All attached adapters
-    id_embed:torch.Tensor|None=None,  # (D,) unit, the person to show
+    id_embed:torch.Tensor|None=None,  # The person to show: unit (D,), or (f, D), one for each latent frame
     on:tuple[str, ...]|None=None,     # Names of the adapters that are on; None: all
 )->np.ndarray:                        # (F, H, W, 3) uint8
     "Generate one clip that follows `pose`; deterministic for equal arguments"
@@ -95,7 +95,10 @@ def generate(
         return bundle if identity is None else bundle | {'id_embed': identity}
     who = None
     if id_embed is not None and any('id_embed' in adapters[name].wants for name in on):
-        who = torch.as_tensor(id_embed, dtype=torch.float32).reshape(1, -1)
+        who = torch.as_tensor(id_embed, dtype=torch.float32)[None]
+        if who.ndim == 3 and who.shape[1] not in (1, noise.shape[2]):
+            raise UserError(f'The identity changes over {who.shape[1]} frames, and a clip of {len(pose)} frames has '
+                            f'{noise.shape[2]} latent frames. Give one identity for each of them.')
     guides = [Guide(conditions(text.positive, who), sampling.guidance_scale)]
     if text.negative is not None:
         guides.insert(0, Guide(conditions(text.negative, None if who is None else torch.zeros_like(who))))

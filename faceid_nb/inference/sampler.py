@@ -52,7 +52,11 @@ def windowed_velocity(
 )->Tensor:                  # (B, C, f, h, w)
     "Average the velocities of windows over time"
     def cut(conditions, window):
-        return {name: tensor[:, :, window] if tensor.ndim == 5 else tensor for name, tensor in conditions.items()}
+        parts = {name: tensor[:, :, window] if tensor.ndim == 5 else tensor for name, tensor in conditions.items()}
+        identity = parts.get('id_embed')
+        if identity is not None and identity.ndim == 3 and identity.shape[1] > 1:
+            parts['id_embed'] = identity[:, window]  # (B, f, D): one for each latent frame
+        return parts
     total, count = None, torch.zeros(x_t.shape[2], device=x_t.device)
     for window in windows:
         answer = velocity(x_t[:, :, window], [Guide(cut(guide.conditions, window), guide.weight) for guide in guides])

@@ -6,7 +6,7 @@ Drive a Wan-VACE as a `models.family.Family`: everything specific to this family
 
 # %% auto #0
 __all__ = ['TEXT_LENGTH', 'TRUNK', 'EVERYWHERE', 'encode_video', 'decode_video', 'vace_control', 'without_lora', 'WanSite',
-           'WanHost', 'repeated_padding', 'shift_once', 'WanVACE']
+           'ByFrame', 'WanHost', 'repeated_padding', 'shift_once', 'WanVACE']
 
 # %% ../../nbs/2_models/27_wan_vace.ipynb #60481b0a
 from collections.abc import Callable, Iterator
@@ -116,8 +116,41 @@ class WanSite:
             delattr(self.attention, name)
         self.attention.add_k_proj = self.attention.add_v_proj = None
 
-# %% ../../nbs/2_models/27_wan_vace.ipynb #3be6839c
+# %% ../../nbs/2_models/27_wan_vace.ipynb #572a5211
 TEXT_LENGTH = 512  # Rows to which a Wan pads every prompt
+
+class ByFrame:
+    "Let each latent frame attend to its own tokens, by two hooks on each attention to the words"
+    def __init__(self,
+        patch:int,  # Latent frames in one row of queries
+    ):
+        self.patch, self.frames = patch, 1
+
+    def count(self,
+        given:Tensor,    # Identities of a pass: (B, D), or (B, f, D), one for each latent frame
+        latents:Tensor,  # (B, C, f, h, w)
+    ):
+        "Note whether the next pass has one identity for the clip, or one for each latent frame"
+        self.frames, wanted = 1 if given.ndim == 2 else given.shape[1], latents.shape[2]//self.patch
+        if self.frames not in (1, wanted):
+            raise ValueError(f'The identity changes over {self.frames} frames, and these latents have {wanted}. '
+                             'Give one identity, or one for each latent frame.')
+
+    def apart(self, attention, args):
+        "Make each latent frame a sample of its own"
+        if self.frames == 1: return None
+        queries, rows, *rest = args                                      # (B, f h w, D), (B, f K + 512, D)
+        tokens, words = rows.tensor_split([rows.shape[1] - TEXT_LENGTH], 1)
+        tokens = tokens.unflatten(1, (self.frames, -1))                  # (B, f, K, D)
+        words = words[:, None].expand(-1, self.frames, -1, -1)           # (B, f, 512, D)
+        rows = torch.cat([tokens, words], 2).flatten(0, 1)               # (B f, K + 512, D)
+        return queries.unflatten(1, (self.frames, -1)).flatten(0, 1), rows, *rest
+
+    def together(self, attention, args, out):
+        "Join the latent frames of each clip again"
+        return out if self.frames == 1 else out.unflatten(0, (-1, self.frames)).flatten(1, 2)
+
+# %% ../../nbs/2_models/27_wan_vace.ipynb #3be6839c
 TRUNK = r'blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ffn\.net\.(0\.proj|2))'
 EVERYWHERE = '(vace_)?' + TRUNK  # The trunk, and the side branch that reads the pose
 
@@ -128,7 +161,7 @@ def _in_one_piece(
     "Copy the words together: a cut tensor takes another matrix product, which rounds otherwise"
     return args[0].contiguous(),
 
-# %% ../../nbs/2_models/27_wan_vace.ipynb #72e627ba
+# %% ../../nbs/2_models/27_wan_vace.ipynb #c473c933
 class WanHost:
     "One `WanVACETransformer3DModel` as adapters see it; see `models.family.Host`"
     tokens_name = 'condition_embedder.image_embedder'
@@ -137,6 +170,7 @@ class WanHost:
         module:nn.Module,  # The transformer; its own weights stay as they are
     ):
         self.module, self._call, self._hooks = module, None, []
+        self._by_frame = ByFrame(module.config.patch_size[0])
         attentions = [block.attn2 for block in [*module.blocks, *module.vace_blocks]]
         names = {id(part): name for name, part in module.named_modules()}
         self.sites = tuple(WanSite(names[id(attention)], attention) for attention in attentions)
@@ -161,14 +195,19 @@ class WanHost:
                     f'Leave max_sequence_length at {TEXT_LENGTH}.'
                 )
             given = kwargs.get('encoder_hidden_states_image')
-            kwargs['encoder_hidden_states_image'] = give(len(words), words.device, self._call == 'uncond', given)
+            given = give(len(words), words.device, self._call == 'uncond', given)
+            self._by_frame.count(given, kwargs['hidden_states'])
+            kwargs['encoder_hidden_states_image'] = given
             return (), kwargs
         readers = [without_lora(layer) for site in self.sites for layer in (site.attention.to_k, site.attention.to_v)]
         self._hooks = [self.module.register_forward_pre_hook(before, with_kwargs=True)]
         self._hooks += [layer.register_forward_pre_hook(_in_one_piece) for layer in readers]
+        for site in self.sites:
+            self._hooks.append(site.attention.register_forward_pre_hook(self._by_frame.apart))
+            self._hooks.append(site.attention.register_forward_hook(self._by_frame.together))
         self.module.cache_context = self._overheard(self.module.cache_context)
 
-# %% ../../nbs/2_models/27_wan_vace.ipynb #7be50335
+# %% ../../nbs/2_models/27_wan_vace.ipynb #8cbbf8f6
 @patch
 def detach(self:WanHost):
     "Remove the module that makes tokens; the transformer is the base again"
@@ -276,7 +315,7 @@ class WanVACE:
         key = 'flow_shift' if 'flow_shift' in self.pipe.scheduler.config else 'shift'
         self.pipe.scheduler = type(self.pipe.scheduler).from_config(dict(self.pipe.scheduler.config) | {key: value})
 
-# %% ../../nbs/2_models/27_wan_vace.ipynb #493e388f
+# %% ../../nbs/2_models/27_wan_vace.ipynb #1c3d1acb
 @patch
 def latent_shape(self:WanVACE,
     frames:int,   # F = 4k+1
@@ -317,7 +356,7 @@ def encode_text(self:WanVACE,
     rows = self.pipe.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=TEXT_LENGTH)[0][0]
     return rows[:int(rows.any(-1).nonzero().max()) + 1].clone()
 
-# %% ../../nbs/2_models/27_wan_vace.ipynb #11ec20a2
+# %% ../../nbs/2_models/27_wan_vace.ipynb #e885c3f8
 @patch
 def build_control(self:WanVACE,
     video:Tensor|None,  # The pose clip (B, 3, F, H, W) in [-1, 1]; None: no control
@@ -355,7 +394,7 @@ def shared_padding(self:WanVACE,
     ]
     return repeated_padding(layers, n, words.shape[1])
 
-# %% ../../nbs/2_models/27_wan_vace.ipynb #5daba2c5
+# %% ../../nbs/2_models/27_wan_vace.ipynb #3d98e957
 @patch
 def sigmas(self:WanVACE,
     steps:int,  # Denoising steps
