@@ -50,9 +50,9 @@ def shown(path):
 
 
 def readme():
-    "Format the first page as markdown that stands one folder higher; the long list of chapters stays on the page itself"
+    "Format the first page as markdown that stands one folder higher; the lists of chapters stay on the page itself"
     page = shown(FIRST)
-    page.cells = [cell for cell in page.cells if not cell.source.startswith('### In reading order')]
+    page.cells = [cell for cell in page.cells if not cell.source.startswith(('### In reading order', '### The short path'))]
     text, resources = MarkdownExporter().from_notebook_node(page)
     if resources['outputs']:
         sys.exit('nbs/index.ipynb holds a drawn picture. Save it under nbs/images and show it in a markdown cell, '

@@ -208,7 +208,7 @@ BUGS = (
     *bugs('training/loop.py', TRAINING,
         ('schedule_one_step_ahead', 'learning_rate(state.step, config.total', 'learning_rate(state.step + 1, config.total'),
         ('gradient_not_clipped', 'clip_grad_norm_(moving, config.clip)', 'clip_grad_norm_(moving, 1e9)'),
-        ('average_not_used', 'state.apply_ema(list(params))', 'pass'),
+        ('average_not_used', 'state.apply_ema(list(state.params))', 'pass'),
         ('stage_b_trains_the_branch', 'weight.requires_grad_(name in rates)', 'weight.requires_grad_(True)')),
 
     *bugs('inference/generate.py', INFERENCE,

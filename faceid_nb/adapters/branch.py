@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from fastcore.basics import patch
 import torch
 from torch import Generator, Tensor, nn
 
@@ -66,70 +67,81 @@ class FaceBranch:
     @property
     def transformer(self)->nn.Module: return self.host.module
 
-    def set_conditions(self,
-        conditions:Mapping[str, Tensor],  # May hold `id_embed`
-    ):
-        "Read the identity from a bundle of conditions; without one the model is the base"
-        self.set_identity(conditions.get('id_embed'))
+# %% ../../nbs/3_adapters/32_branch.ipynb #5bc87df0
+@patch
+def set_conditions(self:FaceBranch,
+    conditions:Mapping[str, Tensor],  # May hold `id_embed`
+):
+    "Read the identity from a bundle of conditions; without one the model is the base"
+    self.set_identity(conditions.get('id_embed'))
 
-    def set_identity(self,
-        id_embed:Tensor|None, # Unit (id_dim,), (B, id_dim) or (B, F, id_dim); zeros: null identity; None: the base model
-    ):
-        "Set the identity of the next passes"
-        if id_embed is not None and (id_embed.ndim > 3 or id_embed.shape[-1] != self.config.id_dim):
-            raise UserError(
-                f'This face branch takes identities of {self.config.id_dim} numbers; this is {tuple(id_embed.shape)}. '
-                'Combine photos into one embedding first, with the encoder of the training.'
-            )
-        if id_embed is not None and not torch.isfinite(id_embed).all():
-            raise UserError('The identity is not finite: it holds NaN or infinity. Embed the photos again.')
-        self._identity = id_embed[None] if id_embed is not None and id_embed.ndim == 1 else id_embed
+@patch
+def set_identity(self:FaceBranch,
+    id_embed:Tensor|None, # Unit (id_dim,), (B, id_dim) or (B, F, id_dim); zeros: null identity; None: the base model
+):
+    "Set the identity of the next passes"
+    if id_embed is not None and (id_embed.ndim > 3 or id_embed.shape[-1] != self.config.id_dim):
+        raise UserError(
+            f'This face branch takes identities of {self.config.id_dim} numbers; this is {tuple(id_embed.shape)}. '
+            'Combine photos into one embedding first, with the encoder of the training.'
+        )
+    if id_embed is not None and not torch.isfinite(id_embed).all():
+        raise UserError('The identity is not finite: it holds NaN or infinity. Embed the photos again.')
+    self._identity = id_embed[None] if id_embed is not None and id_embed.ndim == 1 else id_embed
 
-    def give(self,
-        batch:int,             # Samples of the forward pass
-        device:torch.device,   # Where
-        unconditional:bool,    # Is it the pass of the pipeline without a prompt?
-        given:Tensor|None,     # Identities that the caller handed over, (B, id_dim) or (B, F, id_dim)
-    )->Tensor:                 # (B, id_dim) or (B, F, id_dim)
-        "Return the identities of the next forward pass, and set its strength"
-        absent = given is None and self._identity is None
-        for value in self.values:
-            value.scale = 0. if absent else self.scale
-        if given is not None: return given
-        null = torch.zeros(1, self.config.id_dim, device=device)
-        identity = null if absent or unconditional else self._identity.to(device)
-        return identity.expand(batch, *identity.shape[1:])
+@patch
+def give(self:FaceBranch,
+    batch:int,             # Samples of the forward pass
+    device:torch.device,   # Where
+    unconditional:bool,    # Is it the pass of the pipeline without a prompt?
+    given:Tensor|None,     # Identities that the caller handed over, (B, id_dim) or (B, F, id_dim)
+)->Tensor:                 # (B, id_dim) or (B, F, id_dim)
+    "Return the identities of the next forward pass, and set its strength"
+    absent = given is None and self._identity is None
+    for value in self.values:
+        value.scale = 0. if absent else self.scale
+    if given is not None: return given
+    null = torch.zeros(1, self.config.id_dim, device=device)
+    identity = null if absent or unconditional else self._identity.to(device)
+    return identity.expand(batch, *identity.shape[1:])
 
-    def parameters(self)->list[nn.Parameter]:
-        "List the weights that train"
-        return list(self.named_parameters().values())
+# %% ../../nbs/3_adapters/32_branch.ipynb #d4f4120c
+@patch
+def parameters(self:FaceBranch)->list[nn.Parameter]:
+    "List the weights that train"
+    return list(self.named_parameters().values())
 
-    def named_parameters(self)->dict[str,nn.Parameter]:
-        "Name the weights that train, as in the transformer"
-        mine = (f'{self.host.tokens_name}.', *(f'{site.value_name}.' for site in self.host.sites))
-        return {name: parameter for name, parameter in self.transformer.named_parameters() if name.startswith(mine)}
+@patch
+def named_parameters(self:FaceBranch)->dict[str,nn.Parameter]:
+    "Name the weights that train, as in the transformer"
+    mine = (f'{self.host.tokens_name}.', *(f'{site.value_name}.' for site in self.host.sites))
+    return {name: parameter for name, parameter in self.transformer.named_parameters() if name.startswith(mine)}
 
-    def state_dict(self)->dict[str,Tensor]:
-        "Name the weights of the branch, nothing of the base"
-        return {name: parameter.detach() for name, parameter in self.named_parameters().items()}
+@patch
+def state_dict(self:FaceBranch)->dict[str,Tensor]:
+    "Name the weights of the branch, nothing of the base"
+    return {name: parameter.detach() for name, parameter in self.named_parameters().items()}
 
-    def load_state_dict(self,
-        state:dict[str,Tensor],  # What `state_dict` of a face branch of the same sizes gave
-    ):
-        "Load weights; nothing changes unless all fit"
-        take_over(self.named_parameters(), state, 'face branch')
+@patch
+def load_state_dict(self:FaceBranch,
+    state:dict[str,Tensor],  # What `state_dict` of a face branch of the same sizes gave
+):
+    "Load weights; nothing changes unless all fit"
+    take_over(self.named_parameters(), state, 'face branch')
 
-    def save(self,
-        folder:Path,  # Where
-    )->Path:          # The file in it
-        "Write the branch as one safetensors file"
-        return save_branch(Path(folder)/FILE, self)
+@patch
+def save(self:FaceBranch,
+    folder:Path,  # Where
+)->Path:          # The file in it
+    "Write the branch as one safetensors file"
+    return save_branch(Path(folder)/FILE, self)
 
-    def detach(self):
-        "Detach the branch, so that the base is left"
-        self.host.detach()
-        for site in self.host.sites:
-            site.detach()
+@patch
+def detach(self:FaceBranch):
+    "Detach the branch, so that the base is left"
+    self.host.detach()
+    for site in self.host.sites:
+        site.detach()
 
 # %% ../../nbs/3_adapters/32_branch.ipynb #5f49d607
 def attach_face_branch(

@@ -213,6 +213,7 @@ TRAINING = (
     'layers_pattern',
 )
 
+# %% ../../nbs/3_adapters/33_lora.ipynb #81c4f747
 @configuration
 class LoraHeader:
     "Say how strong a LoRA file is, in the words of peft"
@@ -313,6 +314,7 @@ def load_lora(
         if not done:
             _restore(transformer, before, scalings)
 
+# %% ../../nbs/3_adapters/33_lora.ipynb #1ee6790d
 def _restore(
     transformer:nn.Module, # After a replacement that failed
     before:tuple|None,     # Configuration and weights of the earlier LoRA, if there was one
@@ -383,6 +385,7 @@ class Lora:
         "Remove the LoRA, so that the base is left"
         remove_lora(self.host.module)
 
+# %% ../../nbs/3_adapters/33_lora.ipynb #d170767f
 def attach_lora(
     host:Host,              # A denoiser without our LoRA
     settings:LoraSettings,  # Size and places

@@ -258,6 +258,7 @@ def _end(code):
         sys.stdout.flush()
     os._exit(code)
 
+# %% ../../nbs/9_interfaces/92_cli.ipynb #9a8f99f0
 def _command(asked):
     if not asked.debug:
         warnings.simplefilter('ignore')

@@ -325,6 +325,7 @@ def _remove_all(known, mend):
             text = f'{path} cannot be removed: {error.strerror}. {done}. {mend}; it goes on from here.'
             raise UserError(printable(text)) from error
 
+# %% ../../nbs/8_app/82_erasure.ipynb #2283d12c
 def forget(
     known:PersonData,   # What to remove, from `find_person_data`
 )->ResidualScan:        # What is left, always nothing

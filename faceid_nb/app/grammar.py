@@ -113,6 +113,7 @@ app = typer.Typer(
 )
 WORK = {}   # Verb -> its function, and the modules that are imported before it starts
 
+# %% ../../nbs/8_app/88_grammar.ipynb #ecaa00d1
 def verb(
     *modules:str,        # What the verb needs, imported before it starts
     raw:bool = False,    # Hand all words on as they are, `--help` too?

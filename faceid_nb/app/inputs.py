@@ -145,6 +145,7 @@ def _words(recipe, name, pose):
     prompt = text.replace('a person', '{trigger}') if text else recipe.prompt
     return Dance(name, pose, prompt.replace('{trigger}', recipe.trigger), note.get('keypoints', []))
 
+# %% ../../nbs/8_app/84_inputs.ipynb #1b47a6c5
 def find_dances(
     recipe:Recipe,
     folder:Path,     # Run folder, for drawn dances

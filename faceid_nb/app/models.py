@@ -156,6 +156,7 @@ def uses_appearance(
     "Check whether the appearance encoder is a part of the identity"
     return 'appearance' in PARTS[recipe.identity.encoder]
 
+# %% ../../nbs/8_app/85_models.ipynb #052def22
 def judge_files(
     recipe:Recipe,
 )->list[Path]:      # ONNX files; empty without a judge

@@ -62,6 +62,7 @@ PLANS = {}  # Name of a phase -> function of the recipe, the run folder and the 
 # %% ../../nbs/8_app/86_phases.ipynb #3536fd92
 CURATED = ('manifest.json', FACES, 'coach.json', 'contact_sheet.png', 'similarity.png', 'coach.png', 'map.png', 'crops/*.png')
 
+# %% ../../nbs/8_app/86_phases.ipynb #58a2d0a5
 def plan_curate(
     recipe:Recipe,
     folder:Path,                          # Run folder
@@ -110,7 +111,6 @@ def plan_curate(
         question.unlink(missing_ok=True)
         return result
     return PhasePlan(key, work, CURATED)
-
 PLANS['curate'] = plan_curate
 
 # %% ../../nbs/8_app/86_phases.ipynb #84c185af
@@ -339,6 +339,7 @@ def score_run(
         second = SecondJudge(encoder, gallery('judge.'), traits)
     return score_clips(face_finder(recipe), clips, points, gallery(), second)
 
+# %% ../../nbs/8_app/86_phases.ipynb #d3c79647
 def show_run(
     recipe:Recipe,
     folder:Path,                             # Run folder, generated

@@ -199,8 +199,7 @@ class Recipe:
         if self.judge.kind in ('insightface', 'opencv'):
             if not self.judge.root:
                 raise ValueError(f'judge.kind={self.judge.kind} needs judge.root=FOLDER, the folder of its face pack')
-            same = (self.judge.kind, self.judge.root, self.judge.name) == (self.pack.kind, self.pack.root, self.pack.name)
-            if same:
+            if (self.judge.kind, self.judge.root, self.judge.name) == (self.pack.kind, self.pack.root, self.pack.name):
                 raise ValueError('the judge must be another network than the recogniser of the condition. Set '
                                  'judge.root to another face pack, or judge.kind=none')
 

@@ -163,6 +163,7 @@ def _check_start(recipe):
 def _check_disk(recipe, folder):
     need_space(folder, training_bytes(recipe_folder(recipe), lora_targets(recipe), recipe.lora.rank))
 
+# %% ../../nbs/8_app/87_runner.ipynb #d14accd9
 def input_checks(
     recipe:Recipe,
     folder:Path,                # Run folder; may not exist
@@ -209,6 +210,7 @@ def check_run(
         check()
     return progress
 
+# %% ../../nbs/8_app/87_runner.ipynb #47e844c0
 def find_problems(
     recipe:Recipe,
     folder:Path,                       # Run folder; may not exist

@@ -100,6 +100,7 @@ def _wait(
             for kernel in started:
                 kernel.kill()
 
+# %% ../../nbs/9_interfaces/91_runs.ipynb #8680f9b8
 def _apart(
     notebook:Path,
     aside:Path,                    # Where the executed copy goes

@@ -229,6 +229,7 @@ def reuse_pieces(
         if is_as_written(place/name, sha) and not (partial/name).exists():
             write_atomic(partial/name, lambda path: shutil.copyfile(place/name, path))
 
+# %% ../../nbs/8_app/81_store.ipynb #ef9e4bff
 def commit_result(
     partial:Path,      # Folder of work that is done
     step:PhaseResult,  # Its description, without the files
@@ -251,6 +252,7 @@ def _tidy(partial, key):
     elif started is None and partial.is_dir():
         remove_empty(partial)
 
+# %% ../../nbs/8_app/81_store.ipynb #dd4397ee
 def run_phase(
     folder:Path,                     # Run folder; the result goes to `folder/name`
     name:str,                        # Name of the phase

@@ -70,6 +70,7 @@ def _one_phase(name, recipe, folder, dry_run):
     figures = {'phase': name, 'folder': folder, 'seconds': step.seconds, 'result': step.result}
     return Answer(phase_summary(step, folder, step == before), figures, folder/name)
 
+# %% ../../nbs/8_app/89_verbs.ipynb #f56c15e4
 @verb(*RUNNER)
 def curate(
     photos:Photos,

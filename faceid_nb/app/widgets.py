@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 
+from fastcore.basics import patch
 import ipywidgets
 import numpy as np
 from PIL import Image, ImageDraw
@@ -205,58 +206,65 @@ class PhotoPanel:
         "Return what a person has said about a photo so far"
         return False if record.reason == 'by_hand' else True if record.text.startswith('accepted by hand') else None
 
-    def say(self, file:str, keep:bool|None)->bool:
-        "Carry a decision out; False and a sentence in the note when it cannot be"
-        self.note.value = f'{escape(file)} ...'
-        try:
-            self.manifest = self.decide(file, keep)
-        except ValueError as error:
-            self.note.value = f'<span style="color:{RED}">{escape(str(error))}</span>'
-        else: return self.paint() or True
-        return False
+# %% ../../nbs/9_interfaces/93_widgets.ipynb #6df90709
+@patch
+def say(self:PhotoPanel, file:str, keep:bool|None)->bool:
+    "Carry a decision out; False and a sentence in the note when it cannot be"
+    self.note.value = f'{escape(file)} ...'
+    try:
+        self.manifest = self.decide(file, keep)
+    except ValueError as error:
+        self.note.value = f'<span style="color:{RED}">{escape(str(error))}</span>'
+    else: return self.paint() or True
+    return False
 
-    def choose(self, record:Record, keep:bool):
-        "Accept or reject a photo, so that it can be undone"
-        before = self.said(record)
-        if (record.status == 'kept') != keep and self.say(record.file, keep):
-            self.done.append((record.file, before))
+@patch
+def choose(self:PhotoPanel, record:Record, keep:bool):
+    "Accept or reject a photo, so that it can be undone"
+    before = self.said(record)
+    if (record.status == 'kept') != keep and self.say(record.file, keep):
+        self.done.append((record.file, before))
 
-    def undo(self):
-        "Take the latest decision back, and go there"
-        if not self.done:
-            self.note.value = 'nothing to undo'
-        elif self.say(*self.done[-1]):
-            self.at.value = 1 + [p.file for p in self.manifest.photos].index(self.done.pop()[0])
+@patch
+def undo(self:PhotoPanel):
+    "Take the latest decision back, and go there"
+    if not self.done:
+        self.note.value = 'nothing to undo'
+    elif self.say(*self.done[-1]):
+        self.at.value = 1 + [p.file for p in self.manifest.photos].index(self.done.pop()[0])
 
-    def turn(self, file:str):
-        "Accept what was rejected, reject what was kept"
-        record = next(p for p in self.manifest.photos if p.file == file)
-        self.choose(record, record.status != 'kept')
+@patch
+def turn(self:PhotoPanel, file:str):
+    "Accept what was rejected, reject what was kept"
+    record = next(p for p in self.manifest.photos if p.file == file)
+    self.choose(record, record.status != 'kept')
 
-    def paint(self):
-        "Show the manifest as it stands"
-        here = self.photo
-        for record in self.manifest.photos:
-            kept, button, cell = record.status == 'kept', self.buttons[record.file], self.cells[record.file]
-            button.description, button.tooltip, button.button_style = (
-                verdict_line(record),
-                record.text,
-                'success' if kept else 'danger',
-            )
-            cell.layout.border = f'3px solid {HERE if record is here else "transparent"}'
-            (cell.add_class if record is here else cell.remove_class)('faceid-here')
-        self.picture.value = self.cells[here.file].children[0].value
-        colour, status = (GREEN, 'kept') if here.status == 'kept' else (RED, 'rejected')
-        by_hand = self.said(here) is not None
-        verdict = f'{status} by hand' if by_hand else f'{status}: {verdict_line(here)}, limit {here.limit:g}'
-        why = here.text.removeprefix('rejected by hand').removeprefix('accepted by hand, ')
-        self.words.value = (f'<b>{escape(here.file)}</b><br><b style="color:{colour}">{escape(verdict)}</b><br>'
-                            f'{escape(why[:1].upper() + why[1:])}')
-        split = {name: len(self.manifest.kept(name)) for name in ('train', 'reference', 'heldout')}
-        shares = ', '.join(
-            f'{n} {word}' for n, word in zip(split.values(), ('to learn from', 'as reference', 'held out')) if n
+# %% ../../nbs/9_interfaces/93_widgets.ipynb #30297343
+@patch
+def paint(self:PhotoPanel):
+    "Show the manifest as it stands"
+    here = self.photo
+    for record in self.manifest.photos:
+        kept, button, cell = record.status == 'kept', self.buttons[record.file], self.cells[record.file]
+        button.description, button.tooltip, button.button_style = (
+            verdict_line(record),
+            record.text,
+            'success' if kept else 'danger',
         )
-        self.note.value = escape(f'{sum(split.values())} of {len(self.manifest.photos)} photos kept: {shares}')
+        cell.layout.border = f'3px solid {HERE if record is here else "transparent"}'
+        (cell.add_class if record is here else cell.remove_class)('faceid-here')
+    self.picture.value = self.cells[here.file].children[0].value
+    colour, status = (GREEN, 'kept') if here.status == 'kept' else (RED, 'rejected')
+    by_hand = self.said(here) is not None
+    verdict = f'{status} by hand' if by_hand else f'{status}: {verdict_line(here)}, limit {here.limit:g}'
+    why = here.text.removeprefix('rejected by hand').removeprefix('accepted by hand, ')
+    self.words.value = (f'<b>{escape(here.file)}</b><br><b style="color:{colour}">{escape(verdict)}</b><br>'
+                        f'{escape(why[:1].upper() + why[1:])}')
+    split = {name: len(self.manifest.kept(name)) for name in ('train', 'reference', 'heldout')}
+    shares = ', '.join(
+        f'{n} {word}' for n, word in zip(split.values(), ('to learn from', 'as reference', 'held out')) if n
+    )
+    self.note.value = escape(f'{sum(split.values())} of {len(self.manifest.photos)} photos kept: {shares}')
 
 # %% ../../nbs/9_interfaces/93_widgets.ipynb #94d83a69
 def photo_picker(

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from .errors import UserError
 from .files import file_sha256, inside, private_folder, read_json
 
@@ -103,42 +105,47 @@ class JsonReader:
             self.warn(f'{error}')
         return {}
 
-    def part(self, page, key, kind, path):
-        "Read one key of an object from the file `path`; a value of another kind counts as an empty one"
-        value = page.get(key)
-        if value is None or isinstance(value, kind): return value or kind()
-        self.warn(f'{path}: {key} must be {WORDS[kind]}, got {type(value).__name__}.')
-        return kind()
+# %% ../../nbs/0_core/05_folders.ipynb #f9a80200
+@patch
+def part(self:JsonReader, page, key, kind, path):
+    "Read one key of an object from the file `path`; a value of another kind counts as an empty one"
+    value = page.get(key)
+    if value is None or isinstance(value, kind): return value or kind()
+    self.warn(f'{path}: {key} must be {WORDS[kind]}, got {type(value).__name__}.')
+    return kind()
 
-    def objects(self, page, key, path):
-        "Read a list of objects; other items are left out"
-        items = self.part(page, key, list, path)
-        good = [item for item in items if isinstance(item, dict)]
-        if len(good) < len(items):
-            self.warn(f'{path}: {len(items) - len(good)} of {len(items)} {key} are not objects.')
-        return good
+@patch
+def objects(self:JsonReader, page, key, path):
+    "Read a list of objects; other items are left out"
+    items = self.part(page, key, list, path)
+    good = [item for item in items if isinstance(item, dict)]
+    if len(good) < len(items):
+        self.warn(f'{path}: {len(items) - len(good)} of {len(items)} {key} are not objects.')
+    return good
 
-    def names(self, folder, names, source):
-        "Keep the stored names that stay inside a folder; those that lead out of it or through a link are left out"
-        found, refused = [], []
-        for name in names:
-            try:
-                inside(folder, name)
-                found.append(name)
-            except (UserError, OSError):
-                refused.append(name)
-        if refused:
-            more = f' and {len(refused) - 1} more' if len(refused) > 1 else ''
-            self.warn(f'{source} names {refused[0]!r:.80}{more}, which is no file of {folder}. Nothing is done there.')
-        return found
-
-    def sha(self, path):
-        "Hash a file; the result is empty when it cannot be read"
+@patch
+def names(self:JsonReader, folder, names, source):
+    "Keep the stored names that stay inside a folder; those that lead out of it or through a link are left out"
+    found, refused = [], []
+    for name in names:
         try:
-            return file_sha256(path)
-        except OSError as error:
-            self.warn(f'{path} cannot be read ({error.strerror}).')
-            return ''
+            inside(folder, name)
+            found.append(name)
+        except (UserError, OSError):
+            refused.append(name)
+    if refused:
+        more = f' and {len(refused) - 1} more' if len(refused) > 1 else ''
+        self.warn(f'{source} names {refused[0]!r:.80}{more}, which is no file of {folder}. Nothing is done there.')
+    return found
+
+@patch
+def sha(self:JsonReader, path):
+    "Hash a file; the result is empty when it cannot be read"
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        self.warn(f'{path} cannot be read ({error.strerror}).')
+        return ''
 
 # %% ../../nbs/0_core/05_folders.ipynb #7df53cdd
 def free_name(

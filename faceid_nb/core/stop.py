@@ -80,6 +80,7 @@ def _quiet(lost):
     if not issubclass(lost.exc_type, Stop):
         sys.__unraisablehook__(lost)
 
+# %% ../../nbs/0_core/07_stop.ipynb #0986844f
 @contextmanager
 def stoppable()->Iterator[None]:
     "Raise `Stop` in the main thread on Ctrl-C, SIGTERM or SIGHUP, and repeat it while it gets lost"

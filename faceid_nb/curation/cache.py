@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from threading import Lock
 
+from fastcore.basics import patch
 import numpy as np
 import torch
 
@@ -97,6 +98,7 @@ def _is_sound_face(face):
     if not _numbers(face.box, (4,)) or not _numbers(face.keypoints, (5, 2)): return False
     return _numbers(face.embedding) and face.embedding.ndim == 1
 
+# %% ../../nbs/1_curation/16_cache.ipynb #2aa3009c
 def check_sound(
     features:PhotoFeatures,  # From a file
 )->bool:
@@ -154,6 +156,7 @@ def features_key(
 KEY = re.compile('[0-9a-f]{16}')
 KEPT = re.compile(r'[0-9a-f]{64}(_[^./]*)?\.safetensors')
 
+# %% ../../nbs/1_curation/16_cache.ipynb #8da3e247
 class FeatureCache:
     "Measure photos with a cache on disk, for `curate(..., extract=)`; inside `with`, work ahead and clean up at the end"
     def __init__(
@@ -202,42 +205,45 @@ class FeatureCache:
         task = self.ahead.pop((path, key), None)
         return task.result() if task else self.measure(path, folder, faces, config, key)
 
-    def measure(
-        self,
-        path:Path,              # Photo to measure
-        folder:Path,            # Folder it belongs to
-        faces:FaceFinder,       # Finds the faces
-        config:CurationConfig,  # Limits
-        key:str,                # Their `features_key`
-    )->PhotoFeatures:
-        "Return the measurements of a photo now, without working ahead"
-        try:
-            sha = hashlib.sha256(read_bytes(path)).hexdigest()
-        except Unreadable: return self.extract(path, folder, faces, config)
-        suffix = path.suffix.lower().replace('.', '_')  # part of the name, because notes mention a wrong suffix
-        kept = inside(self.place, f'{key}/{sha}{suffix}.safetensors')
-        self.asked.add(kept)
-        if kept.is_file():
-            try: return replace(load_features(kept), file=path.relative_to(folder).as_posix())
-            except UserError as error:
-                self.notes.append(f'{path.name} was measured again: {error}')
-        features = self.extract(path, folder, faces, config)
-        with self.lock:
-            self.new += 1
-            if features.sha256 == sha:
-                save_features(kept, features)
-            else:
-                kept.unlink(missing_ok=True)  # unreadable, or changed meanwhile
-        return features
+# %% ../../nbs/1_curation/16_cache.ipynb #376a63c1
+@patch
+def measure(
+    self:FeatureCache,
+    path:Path,              # Photo to measure
+    folder:Path,            # Folder it belongs to
+    faces:FaceFinder,       # Finds the faces
+    config:CurationConfig,  # Limits
+    key:str,                # Their `features_key`
+)->PhotoFeatures:
+    "Return the measurements of a photo now, without working ahead"
+    try:
+        sha = hashlib.sha256(read_bytes(path)).hexdigest()
+    except Unreadable: return self.extract(path, folder, faces, config)
+    suffix = path.suffix.lower().replace('.', '_')  # part of the name, because notes mention a wrong suffix
+    kept = inside(self.place, f'{key}/{sha}{suffix}.safetensors')
+    self.asked.add(kept)
+    if kept.is_file():
+        try: return replace(load_features(kept), file=path.relative_to(folder).as_posix())
+        except UserError as error:
+            self.notes.append(f'{path.name} was measured again: {error}')
+    features = self.extract(path, folder, faces, config)
+    with self.lock:
+        self.new += 1
+        if features.sha256 == sha:
+            save_features(kept, features)
+        else:
+            kept.unlink(missing_ok=True)  # unreadable, or changed meanwhile
+    return features
 
-    def remove_unused(self):
-        "Remove cache files that were not used, only files with our own names, and never through a link"
-        if self.place.is_symlink() or not self.place.is_dir(): return
-        clear_leftovers(self.place)
-        for folder in list(self.place.iterdir()):
-            if not KEY.fullmatch(folder.name) or not folder.is_dir() or folder.is_symlink(): continue
-            files = {f for f in folder.iterdir() if KEPT.fullmatch(f.name) and f.is_file() and not f.is_symlink()}
-            for file in files - self.asked:
-                file.unlink()
-            if not any(folder.iterdir()):
-                folder.rmdir()
+@patch
+def remove_unused(self:FeatureCache):
+    "Remove cache files that were not used, only files with our own names, and never through a link"
+    if self.place.is_symlink() or not self.place.is_dir(): return
+    clear_leftovers(self.place)
+    for folder in list(self.place.iterdir()):
+        if not KEY.fullmatch(folder.name) or not folder.is_dir() or folder.is_symlink(): continue
+        files = {f for f in folder.iterdir() if KEPT.fullmatch(f.name) and f.is_file() and not f.is_symlink()}
+        for file in files - self.asked:
+            file.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()

@@ -15,6 +15,7 @@ from functools import cache
 from math import atan2, degrees
 
 import cv2
+from fastcore.basics import patch
 import numpy as np
 from PIL import Image
 from scipy.ndimage import laplace
@@ -165,144 +166,159 @@ class FaceFinder:
         useful = [s for s in self.sizes if max(s) <= 1.25*max(shape)] or self.sizes[:1]
         return [(w, h) for h, w in useful]
 
-    def detect(
-        self,
-        image:np.ndarray,  # uint8 RGB (H, W, 3)
-    )->list[Face]:         # Without embeddings
-        "Find the faces of a picture without turning or padding it"
-        height, width = image.shape[:2]
-        found = []
-        sizes = self.sizes_for((height, width))
-        for k, (w, h) in enumerate(sizes):
-            scale = min(w/width, h/height)
-            small = cv2.resize(image, (max(1, int(width*scale + 1e-6)), max(1, int(height*scale + 1e-6))))
-            canvas = np.zeros((h, w, 3), np.uint8)
-            canvas[:small.shape[0], :small.shape[1]] = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-            boxes, points = self.app.det_model.detect(canvas, input_size=(w, h))
-            new = [Face(b[:4]/scale, p/scale, float(b[4]), np.zeros(0, np.float32)) for b, p in zip(boxes, points)]
-            if k:
-                new = [f for f in new if max(f.width, f.height)*max(sizes[0])/max(height, width) < 32]
+# %% ../../nbs/1_curation/12_faces.ipynb #3c73bdf0
+@patch
+def embed(
+    self:FaceFinder,
+    image:np.ndarray,      # uint8 RGB (H, W, 3)
+    keypoints:np.ndarray,  # Where the face is (5, 2)
+)->np.ndarray:             # Unit float32 (D,)
+    "Compute the identity embedding of a face whose key points are known"
+    return self._unit(self._vector(align_face(image, keypoints, self._side)))
+
+@patch
+def _standing(self:FaceFinder, image, keypoints):
+    "Compute the vector of a face, and the ratio of its length to that of the same face upside down"
+    face = align_face(image, keypoints, self._side)
+    vector, other = self._vector(face), self._vector(face[::-1, ::-1])
+    return vector, float(np.linalg.norm(vector)/np.linalg.norm(other))
+
+@patch
+def _unit(self:FaceFinder, vector):
+    length = np.linalg.norm(vector)
+    if not np.isfinite(length) or length == 0:
+        file = self.app.models['recognition'].model_file
+        answer = 'zeros' if length == 0 else 'NaN or infinity'
+        raise UserError(f'The recogniser {file} answers {answer} for a face. '
+                        'The file is damaged or made for other hardware: fetch the pack again.')
+    return (vector/length).astype(np.float32)
+
+@patch(as_prop=True)
+def _side(self:FaceFinder): return self.app.models['recognition'].input_size[0]
+
+@patch
+def _vector(self:FaceFinder, face):
+    bgr = np.ascontiguousarray(face[..., ::-1])
+    return self.app.models['recognition'].get_feat(bgr).flatten()
+
+# %% ../../nbs/1_curation/12_faces.ipynb #bf87fb0d
+@patch
+def detect(
+    self:FaceFinder,
+    image:np.ndarray,  # uint8 RGB (H, W, 3)
+)->list[Face]:         # Without embeddings
+    "Find the faces of a picture without turning or padding it"
+    height, width = image.shape[:2]
+    found = []
+    sizes = self.sizes_for((height, width))
+    for k, (w, h) in enumerate(sizes):
+        scale = min(w/width, h/height)
+        small = cv2.resize(image, (max(1, int(width*scale + 1e-6)), max(1, int(height*scale + 1e-6))))
+        canvas = np.zeros((h, w, 3), np.uint8)
+        canvas[:small.shape[0], :small.shape[1]] = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+        boxes, points = self.app.det_model.detect(canvas, input_size=(w, h))
+        new = [Face(b[:4]/scale, p/scale, float(b[4]), np.zeros(0, np.float32)) for b, p in zip(boxes, points)]
+        if k:
+            new = [f for f in new if max(f.width, f.height)*max(sizes[0])/max(height, width) < 32]
+        found = merge_passes(found, new)
+    return found
+
+@patch
+def find_in_parts(
+    self:FaceFinder,
+    image:np.ndarray,  # uint8 RGB (H, W, 3), larger than the detector
+    n:int,             # Parts along each side; each overlaps its neighbours by a fifth or more
+)->list[Face]:         # Without embeddings
+    "Find the faces of the n x n parts of a picture, each part on its own"
+    height, width = image.shape[:2]
+    found = []
+    h, w = (min(side, -(-5*side//(4*n))) for side in (height, width))
+    for y in np.linspace(0, height - h, n).astype(int):
+        for x in np.linspace(0, width - w, n).astype(int):
+            part = self.detect(image[y:y+h, x:x+w])
+            new = [replace(f, box=f.box + [x, y, x, y], keypoints=f.keypoints + [x, y], zoom=n/1.25) for f in part]
             found = merge_passes(found, new)
-        return found
+    return found
 
-    def find_in_parts(
-        self,
-        image:np.ndarray,  # uint8 RGB (H, W, 3), larger than the detector
-        n:int,             # Parts along each side; each overlaps its neighbours by a fifth or more
-    )->list[Face]:         # Without embeddings
-        "Find the faces of the n x n parts of a picture, each part on its own"
-        height, width = image.shape[:2]
-        found = []
-        h, w = (min(side, -(-5*side//(4*n))) for side in (height, width))
-        for y in np.linspace(0, height - h, n).astype(int):
-            for x in np.linspace(0, width - w, n).astype(int):
-                part = self.detect(image[y:y+h, x:x+w])
-                new = [replace(f, box=f.box + [x, y, x, y], keypoints=f.keypoints + [x, y], zoom=n/1.25) for f in part]
-                found = merge_passes(found, new)
-        return found
+# %% ../../nbs/1_curation/12_faces.ipynb #7a99c32b
+@patch
+def prescreen(
+    self:FaceFinder,
+    image:np.ndarray,  # uint8 RGB (H, W, 3)
+)->set:                # Turns, degrees counter-clockwise
+    "Find the turns in which a picture may show a face, with all four turns at quarter size in one pass"
+    side = min(self.sizes[-1])//2
+    canvas = np.zeros((*self.sizes[-1], 3), np.uint8)
+    size = tuple(max(1, round(n)) for n in np.array(image.shape[1::-1])*side/max(image.shape[:2]))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    square = np.pad(small, ((0, side - small.shape[0]), (0, side - small.shape[1]), (0, 0)))[..., ::-1]
+    for k in range(4):
+        top, left = k//2*side, k%2*side
+        canvas[top:top + side, left:left + side] = np.rot90(square, k)
+    boxes = np.concatenate(self.app.det_model.forward(canvas, self.hint)[1])  # (N, 4)
+    right, below = ((boxes[:, :2] + boxes[:, 2:])/2 >= side).T
+    return set((90*right + 180*below).tolist())
 
-    def prescreen(
-        self,
-        image:np.ndarray,  # uint8 RGB (H, W, 3)
-    )->set:                # Turns, degrees counter-clockwise
-        "Find the turns in which a picture may show a face, with all four turns at quarter size in one pass"
-        side = min(self.sizes[-1])//2
-        canvas = np.zeros((*self.sizes[-1], 3), np.uint8)
-        size = tuple(max(1, round(n)) for n in np.array(image.shape[1::-1])*side/max(image.shape[:2]))
-        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        square = np.pad(small, ((0, side - small.shape[0]), (0, side - small.shape[1]), (0, 0)))[..., ::-1]
-        for k in range(4):
-            top, left = k//2*side, k%2*side
-            canvas[top:top + side, left:left + side] = np.rot90(square, k)
-        boxes = np.concatenate(self.app.det_model.forward(canvas, self.hint)[1])  # (N, 4)
-        right, below = ((boxes[:, :2] + boxes[:, 2:])/2 >= side).T
-        return set((90*right + 180*below).tolist())
+@patch
+def _padded(self:FaceFinder, image, turn, padding):
+    long = max(image.shape[:2])
+    scale = max(1, long/1280) if padding or turn else 1  # a border helps close-ups, and those need no more pixels
+    small = image
+    if scale != 1:
+        small = cv2.resize(image, None, fx=1/scale, fy=1/scale, interpolation=cv2.INTER_AREA)
+    border = round(padding*max(small.shape[:2]))
+    turned = np.rot90(small, turn//90)
+    padded = np.ascontiguousarray(turned)
+    if border:
+        padded = np.pad(turned, ((border, border), (border, border), (0, 0)))
+    return [replace(f, box=(f.box - border)*scale, keypoints=(f.keypoints - border)*scale, padding=float(padding))
+            for f in self.detect(padded)]
 
-    def find(
-        self,
-        image:np.ndarray,                 # uint8 RGB (H, W, 3)
-        paddings:tuple = (0., .5),        # Borders tried in turn until a face is found, in long sides
-        turns:tuple = (180, 90, 270),     # Tried until an upright face has a high score, degrees counter-clockwise
-    )->list[Face]:                        # Largest first
-        "Find all faces of a picture"
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f'got {image.dtype} {image.shape}; wanted uint8 RGB (H, W, 3)')
-        found_so_far, way = [], 0
-        hints = cache(lambda: self.prescreen(image))
-        small = max(image.shape) <= 2*max(self.sizes[-1])
-        def worth(turn, padding):  # a quarter of a large picture shows too little, except for close-ups
-            return not self.hint or not (padding or small) or turn in hints()
-        for turn in (0, *turns):
-            found = self._upto(image, turn, paddings[:1] if found_so_far else paddings, worth)
-            believed, found = self._believed(image, found, turn)
-            if believed or rate_pass(found) > rate_pass(found_so_far) + SURER*bool(found_so_far):
-                found_so_far, way = found, turn
-            if believed: break
-        best = [rotate_back(f, way, image.shape[:2]) for f in found_so_far]
-        known = [f if f.embedding.size else replace(f, embedding=self.embed(image, f.keypoints)) for f in best]
-        return sorted(known, key=lambda f: -f.area)
+@patch
+def _upto(self:FaceFinder, image, turn, paddings, worth):
+    for k, padding in enumerate(paddings):
+        if (turn or k) and not worth(turn, padding): continue
+        found = self._padded(image, turn, padding)
+        for n, large in ((2, 1.25), (4, 6)):  # parts of 4 detector sizes or less show a face of 64 pixels in 16
+            plain = not padding and not turn
+            if not found and plain and max(image.shape) > large*max(self.sizes[-1]):
+                found = self.find_in_parts(image, n)
+        if found: return found
+    return []
 
-    def _believed(self, image, found, turn):
-        top = max((f for f in found if is_upright(f)), key=lambda f: f.score, default=None)
-        if top is None or top.score < UNSURE: return False, found
-        if top.score >= self.sure: return True, found
-        vector, ratio = self._standing(image, rotate_back(top, turn, image.shape[:2]).keypoints)
-        return ratio >= STANDS, [replace(f, embedding=self._unit(vector)) if f is top else f for f in found]
+# %% ../../nbs/1_curation/12_faces.ipynb #33c3a5d3
+@patch
+def find(
+    self:FaceFinder,
+    image:np.ndarray,                 # uint8 RGB (H, W, 3)
+    paddings:tuple = (0., .5),        # Borders tried in turn until a face is found, in long sides
+    turns:tuple = (180, 90, 270),     # Tried until an upright face has a high score, degrees counter-clockwise
+)->list[Face]:                        # Largest first
+    "Find all faces of a picture"
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f'got {image.dtype} {image.shape}; wanted uint8 RGB (H, W, 3)')
+    found_so_far, way = [], 0
+    hints = cache(lambda: self.prescreen(image))
+    small = max(image.shape) <= 2*max(self.sizes[-1])
+    def worth(turn, padding):  # a quarter of a large picture shows too little, except for close-ups
+        return not self.hint or not (padding or small) or turn in hints()
+    for turn in (0, *turns):
+        found = self._upto(image, turn, paddings[:1] if found_so_far else paddings, worth)
+        believed, found = self._believed(image, found, turn)
+        if believed or rate_pass(found) > rate_pass(found_so_far) + SURER*bool(found_so_far):
+            found_so_far, way = found, turn
+        if believed: break
+    best = [rotate_back(f, way, image.shape[:2]) for f in found_so_far]
+    known = [f if f.embedding.size else replace(f, embedding=self.embed(image, f.keypoints)) for f in best]
+    return sorted(known, key=lambda f: -f.area)
 
-    def _upto(self, image, turn, paddings, worth):
-        for k, padding in enumerate(paddings):
-            if (turn or k) and not worth(turn, padding): continue
-            found = self._padded(image, turn, padding)
-            for n, large in ((2, 1.25), (4, 6)):  # parts of 4 detector sizes or less show a face of 64 pixels in 16
-                plain = not padding and not turn
-                if not found and plain and max(image.shape) > large*max(self.sizes[-1]):
-                    found = self.find_in_parts(image, n)
-            if found: return found
-        return []
-
-    def _padded(self, image, turn, padding):
-        long = max(image.shape[:2])
-        scale = max(1, long/1280) if padding or turn else 1  # a border helps close-ups, and those need no more pixels
-        small = image
-        if scale != 1:
-            small = cv2.resize(image, None, fx=1/scale, fy=1/scale, interpolation=cv2.INTER_AREA)
-        border = round(padding*max(small.shape[:2]))
-        turned = np.rot90(small, turn//90)
-        padded = np.ascontiguousarray(turned)
-        if border:
-            padded = np.pad(turned, ((border, border), (border, border), (0, 0)))
-        return [replace(f, box=(f.box - border)*scale, keypoints=(f.keypoints - border)*scale, padding=float(padding))
-                for f in self.detect(padded)]
-
-    def embed(
-        self,
-        image:np.ndarray,      # uint8 RGB (H, W, 3)
-        keypoints:np.ndarray,  # Where the face is (5, 2)
-    )->np.ndarray:             # Unit float32 (D,)
-        "Compute the identity embedding of a face whose key points are known"
-        return self._unit(self._vector(align_face(image, keypoints, self._side)))
-
-    def _standing(self, image, keypoints):
-        "Compute the vector of a face, and the ratio of its length to that of the same face upside down"
-        face = align_face(image, keypoints, self._side)
-        vector, other = self._vector(face), self._vector(face[::-1, ::-1])
-        return vector, float(np.linalg.norm(vector)/np.linalg.norm(other))
-
-    def _unit(self, vector):
-        length = np.linalg.norm(vector)
-        if not np.isfinite(length) or length == 0:
-            file = self.app.models['recognition'].model_file
-            answer = 'zeros' if length == 0 else 'NaN or infinity'
-            raise UserError(f'The recogniser {file} answers {answer} for a face. '
-                            'The file is damaged or made for other hardware: fetch the pack again.')
-        return (vector/length).astype(np.float32)
-
-    @property
-    def _side(self): return self.app.models['recognition'].input_size[0]
-
-    def _vector(self, face):
-        bgr = np.ascontiguousarray(face[..., ::-1])
-        return self.app.models['recognition'].get_feat(bgr).flatten()
+@patch
+def _believed(self:FaceFinder, image, found, turn):
+    top = max((f for f in found if is_upright(f)), key=lambda f: f.score, default=None)
+    if top is None or top.score < UNSURE: return False, found
+    if top.score >= self.sure: return True, found
+    vector, ratio = self._standing(image, rotate_back(top, turn, image.shape[:2]).keypoints)
+    return ratio >= STANDS, [replace(f, embedding=self._unit(vector)) if f is top else f for f in found]
 
 # %% ../../nbs/1_curation/12_faces.ipynb #cfd175a7
 def sharpness(

@@ -342,6 +342,24 @@ def _fresh_draft(out):
     (draft/DRAFT).touch()
     return draft
 
+def _photos_of(folder, config):
+    "List the photos of a folder; too few are an error"
+    paths = list_photos(folder)
+    if len(paths) < config.min_photos:
+        plural = 's' if len(paths) > 1 else ''
+        raise UserError(f'{folder} holds {len(paths)} photo{plural}, at least {config.min_photos} are needed. '
+                        '10 to 30 give a good likeness.')
+    return paths
+
+def _records(verdicts, places, crops):
+    "Note each photo: its split and its crops, or only why it was rejected"
+    records = []
+    for v in verdicts:
+        place = None if v.reason else places[v.sha256]
+        records.append(record(v, place, () if v.reason else crops[v.file]))
+    return records
+
+# %% ../../nbs/1_curation/15_manifest.ipynb #ece8b9aa
 def curate(
     folder:Path,                                  # Photos of one person, possibly mixed with others
     faces:FaceFinder,                             # Finds and recognises faces
@@ -361,13 +379,9 @@ def curate(
 )->Manifest:                                      # The decision, as it was written
     "Judge, cut and caption a folder of photos, and write the manifest"
     folder, out = Path(folder), Path(out)
-    paths = list_photos(folder)
+    paths = _photos_of(folder, config)
     for name in ('crops', 'manifest.json', *pictures):
         inside(out, name)
-    if len(paths) < config.min_photos:
-        plural = 's' if len(paths) > 1 else ''
-        raise UserError(f'{folder} holds {len(paths)} photo{plural}, at least {config.min_photos} are needed. '
-                        '10 to 30 give a good likeness.')
     all_features = [extract(p, folder, faces, config) for p in tqdm(paths, desc='measuring photos', disable=not progress)]
     verdicts = overrule(judge(all_features, config, reference), by_hand or {})
     check_enough(verdicts, config)
@@ -384,10 +398,7 @@ def curate(
             crops[v.file], found = cut_photo(l, v, folder, draft, crop, words, config.max_pixels, place, captioner,
                                              on_kept)
             large += found
-        records = []
-        for v in verdicts:
-            place = None if v.reason else places[v.sha256]
-            records.append(record(v, place, () if v.reason else crops[v.file]))
+        records = _records(verdicts, places, crops)
         person = subject or folder.resolve().name
         manifest = Manifest(person, crop.trigger, tuple(records), tuple(large), notes)
         for name, draw in pictures.items():

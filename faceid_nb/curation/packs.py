@@ -118,6 +118,7 @@ def _open(
         raise UserError(f'{folder} holds no face detector (an ONNX file with 9 or 15 outputs). '
                         'Unpack the whole pack there.') from None
 
+# %% ../../nbs/1_curation/17_packs.ipynb #7e439df8
 def _try_detector(
     model:object,   # insightface's detector
     size:tuple,     # Height and width at which it will run

@@ -30,6 +30,7 @@ from tempfile import TemporaryFile
 from threading import Timer
 from time import process_time
 
+from fastcore.basics import patch
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
@@ -329,38 +330,41 @@ class Decoder:
         lines = self.log.read().decode(errors='replace').strip().splitlines()
         return lines[-1][:120] if lines else f'exit code {code}'
 
-    def decode(
-        self,
-        data:bytes,      # Bytes of a picture file
-        name:str,        # What to call it in an error
-        max_pixels:int,  # Largest picture decoded
-    )->tuple[np.ndarray, tuple, float]:  # Upright uint8 sRGB (H, W, 3), notes, and how coarsely it was stored
-        "Run `decode` in the process; every failure there raises `Unreadable` here"
-        asked = {'name': name, 'n_bytes': len(data), 'max_pixels': max_pixels, 'memory': self.limits.memory,
-                 'seconds': self.limits.seconds}
-        self.well, clock = False, Timer(self.limits.clock, self.process.kill)
-        clock.start()
-        try:
-            self.process.stdin.write(json.dumps(asked).encode() + b'\n')
-            self.process.stdin.write(data)
-            self.process.stdin.flush()
-            answer = json.loads(self.process.stdout.readline() or b'{}')
-            image = np.empty(answer.get('shape') or (0, 0, 3), np.uint8)
-            complete = image.size == 0 or self.process.stdout.readinto(image.reshape(-1).data) == image.size
-            self.well = bool(answer) and complete
-        except (OSError, ValueError):
-            self.well = False  # the process ended in the middle of an answer
-        finally:
-            clock.cancel()
-        if not self.well: raise Unreadable(f'{name}: {self._failure()}. Export it as JPEG or PNG.')
-        if 'problem' in answer: raise Unreadable(answer['problem'])
-        return image, tuple(answer['notes']), float(answer['coarse'])
+# %% ../../nbs/1_curation/11_photos.ipynb #bf927e27
+@patch
+def decode(
+    self:Decoder,
+    data:bytes,      # Bytes of a picture file
+    name:str,        # What to call it in an error
+    max_pixels:int,  # Largest picture decoded
+)->tuple[np.ndarray, tuple, float]:  # Upright uint8 sRGB (H, W, 3), notes, and how coarsely it was stored
+    "Run `decode` in the process; every failure there raises `Unreadable` here"
+    asked = {'name': name, 'n_bytes': len(data), 'max_pixels': max_pixels, 'memory': self.limits.memory,
+             'seconds': self.limits.seconds}
+    self.well, clock = False, Timer(self.limits.clock, self.process.kill)
+    clock.start()
+    try:
+        self.process.stdin.write(json.dumps(asked).encode() + b'\n')
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+        answer = json.loads(self.process.stdout.readline() or b'{}')
+        image = np.empty(answer.get('shape') or (0, 0, 3), np.uint8)
+        complete = image.size == 0 or self.process.stdout.readinto(image.reshape(-1).data) == image.size
+        self.well = bool(answer) and complete
+    except (OSError, ValueError):
+        self.well = False  # the process ended in the middle of an answer
+    finally:
+        clock.cancel()
+    if not self.well: raise Unreadable(f'{name}: {self._failure()}. Export it as JPEG or PNG.')
+    if 'problem' in answer: raise Unreadable(answer['problem'])
+    return image, tuple(answer['notes']), float(answer['coarse'])
 
-    def _failure(self):
-        words = self.last_words()
-        if words == 'SIGXCPU': return f'not decoded in {self.limits.seconds} seconds of processor time'
-        if words == 'SIGKILL': return f'not decoded in {self.limits.clock} seconds, or the system ran out of memory'
-        return f'the decoder crashed ({words})'
+@patch
+def _failure(self:Decoder):
+    words = self.last_words()
+    if words == 'SIGXCPU': return f'not decoded in {self.limits.seconds} seconds of processor time'
+    if words == 'SIGKILL': return f'not decoded in {self.limits.clock} seconds, or the system ran out of memory'
+    return f'the decoder crashed ({words})'
 
 # %% ../../nbs/1_curation/11_photos.ipynb #8153d0de
 IDLE = []  # Idle `Decoder`s

@@ -94,6 +94,7 @@ def write_index(
     private_folder(path.parent)
     return make_private(write_atomic(path, lambda aside: aside.write_text(text, encoding='utf-8')))
 
+# %% ../../nbs/1_curation/19_scale.ipynb #4cf24f8f
 @checked_dataclass(frozen=True)
 class IndexHeader:
     "Describe the first line of an index"
@@ -215,6 +216,7 @@ class ShardExtractor:
         seen = extract_shard(self.shards[number], self.album, self.made, self.faces, self.config)
         return {'shard': number, 'seen': seen}
 
+# %% ../../nbs/1_curation/19_scale.ipynb #9aa96515
 def ray_data():
     "Import Ray Data, without messages and usage statistics; if it is missing, the error says what to install"
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')

@@ -385,6 +385,7 @@ def _checks(features, best, cosines, config):
         text = f'The closest crop shows a second face ({share:.0%} of the area; limit {limit:.0%})'
         yield 'multi_face', share, limit, text
 
+# %% ../../nbs/1_curation/13_select.ipynb #8551bc4d
 def judge_photo(
     features:PhotoFeatures,  # One photo
     subject:np.ndarray,      # The person it should show, unit (D,)

@@ -91,6 +91,7 @@ def appearance_files(
                         'openai/clip-vit-large-patch14.')
     return files
 
+# %% ../../nbs/2_embeddings/20_appearance.ipynb #a843f5ed
 def open_appearance(
     folder:Path,         # Holds config.json, model.safetensors and preprocessor_config.json
     border:float=.5,     # Around the recogniser's crop, as a share of its side

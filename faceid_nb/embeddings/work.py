@@ -154,6 +154,7 @@ class Generated:
     "Describe the result of generation"
     clips:tuple[str, ...]   # Files
 
+# %% ../../nbs/2_embeddings/23_work.ipynb #f7192855
 @configuration
 class Likeness:
     "Describe the likeness of the frames of one configuration"
@@ -225,6 +226,7 @@ class Viewer:
             if len(traits):
                 self.rows['traits'][verdict.sha256] = traits
 
+# %% ../../nbs/2_embeddings/23_work.ipynb #66f2886d
 def save_faces(
     folder:Path,          # Of the curation
     photos:list[tuple],   # Measurements and verdict of each photo

@@ -146,6 +146,7 @@ def _judged(judge, tracks, clips):
         read[one] = np.concatenate(parts) if parts else np.zeros((0, len(judge.encoder.traits)), np.float32)
     return seen, read
 
+# %% ../../nbs/6_evaluation/66_results.ipynb #1dee2459
 def score_clips(
     faces:FaceFinder,
     clips:dict[str, dict[str, np.ndarray]],  # Ablation -> dance -> frames (F, H, W, 3) uint8
@@ -223,10 +224,11 @@ def judge_html(
     lines = []
     for one in (*scored.clips, 'real', 'stranger'):
         gap = scored.gap.get(one)
-        lost = ', '.join(name.replace('_', ' ') for name in scored.lost.get(one, ()))
+        names = [name.replace('_', ' ') for name in scored.lost.get(one, ())]
+        lost = ', '.join(names[:5]) + (f' and {len(names) - 5} more' if len(names) > 5 else '')
         cells = [f"{scored.rows[one]['mean']:z.2f}", f"{scored.conditioning[one]['mean']:z.2f}",
                  '–' if gap is None else f'{gap:+.1f}', escape(lost) or '–']
-        row = ''.join(f'<td>{cell}</td>' for cell in cells)
+        row = ''.join(f'<td style="white-space:normal">{cell}</td>' for cell in cells)
         lines.append(f'<tr><th scope=row>{escape(labels.get(one, one))}</th>{row}</tr>')
     return ('<p class=note>All other figures of this page are the judge&rsquo;s, a network that nothing else uses. The '
             'recogniser supplied the condition, so it may be too content: the gap says by how many deviations of the '

@@ -70,6 +70,7 @@ def _parts(
                         'fetch the model again.')
     return sorted(parts)
 
+# %% ../../nbs/2_models/26_wan_folder.ipynb #6cc9de8f
 def _check_config(
     path:Path,  # The configuration of one part
 ):
@@ -110,7 +111,6 @@ def missing_parts(
         if not shards and not list((folder/name).glob('*.safetensors')):
             lacking.append(f'{name}/*.safetensors')
     return lacking
-
 
 # %% ../../nbs/2_models/26_wan_folder.ipynb #11ea0119
 def model_folder(
@@ -169,6 +169,7 @@ def _without_bars():
     finally:
         auto.tqdm = shown
 
+# %% ../../nbs/2_models/26_wan_folder.ipynb #0bc580b2
 def open_pipeline(
     path_or_repo:Path|str,            # A diffusers folder, or a repository that is already on this disk
     dtype:torch.dtype=torch.float32,  # Of transformer and text encoder

@@ -16,6 +16,7 @@ from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING
 
+from fastcore.basics import patch
 import torch
 from torch import Generator, Tensor, nn
 
@@ -160,6 +161,7 @@ def _in_one_piece(
     "Copy the words together: a cut tensor takes another matrix product, which rounds otherwise"
     return args[0].contiguous(),
 
+# %% ../../nbs/2_models/27_wan_vace.ipynb #c473c933
 class WanHost:
     "One `WanVACETransformer3DModel` as adapters see it; see `models.family.Host`"
     tokens_name = 'condition_embedder.image_embedder'
@@ -205,25 +207,28 @@ class WanHost:
             self._hooks.append(site.attention.register_forward_hook(self._by_frame.together))
         self.module.cache_context = self._overheard(self.module.cache_context)
 
-    def detach(self):
-        "Remove the module that makes tokens; the transformer is the base again"
-        for hook in self._hooks:
-            hook.remove()
-        del self.module.cache_context
-        self.module.condition_embedder.image_embedder = None
+# %% ../../nbs/2_models/27_wan_vace.ipynb #8cbbf8f6
+@patch
+def detach(self:WanHost):
+    "Remove the module that makes tokens; the transformer is the base again"
+    for hook in self._hooks:
+        hook.remove()
+    del self.module.cache_context
+    self.module.condition_embedder.image_embedder = None
 
-    def _overheard(self, inner):
-        "Note which pass the pipeline announces"
-        @contextmanager
-        def cache_context(name:str, step_index:int|None=None, num_inference_steps:int|None=None, timestep:float|Tensor|None=None,
-                          sigma:float|None=None)->Iterator[None]:
-            self._call = name
-            try:
-                with inner(name, step_index=step_index, num_inference_steps=num_inference_steps, timestep=timestep, sigma=sigma):
-                    yield
-            finally:
-                self._call = None
-        return cache_context
+@patch
+def _overheard(self:WanHost, inner):
+    "Note which pass the pipeline announces"
+    @contextmanager
+    def cache_context(name:str, step_index:int|None=None, num_inference_steps:int|None=None, timestep:float|Tensor|None=None,
+                      sigma:float|None=None)->Iterator[None]:
+        self._call = name
+        try:
+            with inner(name, step_index=step_index, num_inference_steps=num_inference_steps, timestep=timestep, sigma=sigma):
+                yield
+        finally:
+            self._call = None
+    return cache_context
 
 # %% ../../nbs/2_models/27_wan_vace.ipynb #5ae98d54
 @contextmanager
@@ -310,91 +315,103 @@ class WanVACE:
         key = 'flow_shift' if 'flow_shift' in self.pipe.scheduler.config else 'shift'
         self.pipe.scheduler = type(self.pipe.scheduler).from_config(dict(self.pipe.scheduler.config) | {key: value})
 
-    def latent_shape(self,
-        frames:int,   # F = 4k+1
-        height:int,   # Pixels
-        width:int,    # Pixels
-    )->tuple[int, ...]:  # (1, C, f, h, w)
-        "Compute the shape of the latents of one clip"
-        config = self.pipe.vae.config
-        side = config.scale_factor_spatial
-        latent_frames = (frames - 1)//config.scale_factor_temporal + 1
-        return (1, self.hosts[0].module.config.in_channels, latent_frames, height//side, width//side)
+# %% ../../nbs/2_models/27_wan_vace.ipynb #1c3d1acb
+@patch
+def latent_shape(self:WanVACE,
+    frames:int,   # F = 4k+1
+    height:int,   # Pixels
+    width:int,    # Pixels
+)->tuple[int, ...]:  # (1, C, f, h, w)
+    "Compute the shape of the latents of one clip"
+    config = self.pipe.vae.config
+    side = config.scale_factor_spatial
+    latent_frames = (frames - 1)//config.scale_factor_temporal + 1
+    return (1, self.hosts[0].module.config.in_channels, latent_frames, height//side, width//side)
 
-    def encode_video(self,
-        video:Tensor,                  # (B, 3, F, H, W) in [-1, 1], F = 4k+1
-        generator:Generator|None=None, # None takes the mode, else a sample
-    )->Tensor:                         # (B, C, f, h, w)
-        "Encode a clip; no gradient flows"
-        return encode_video(self.pipe.vae, video, generator)
+@patch
+def encode_video(self:WanVACE,
+    video:Tensor,                  # (B, 3, F, H, W) in [-1, 1], F = 4k+1
+    generator:Generator|None=None, # None takes the mode, else a sample
+)->Tensor:                         # (B, C, f, h, w)
+    "Encode a clip; no gradient flows"
+    return encode_video(self.pipe.vae, video, generator)
 
-    def decode_video(self,
-        latents:Tensor,  # (B, C, f, h, w)
-    )->Tensor:           # (B, 3, F, H, W) in [-1, 1]
-        "Decode latents; no gradient flows"
-        return decode_video(self.pipe.vae, latents)
+@patch
+def decode_video(self:WanVACE,
+    latents:Tensor,  # (B, C, f, h, w)
+)->Tensor:           # (B, 3, F, H, W) in [-1, 1]
+    "Decode latents; no gradient flows"
+    return decode_video(self.pipe.vae, latents)
 
-    @torch.no_grad()
-    def encode_text(self,
-        prompt:str,  # Any text, also empty
-    )->Tensor:       # (n, T), n <= 512
-        "Encode a prompt as the denoiser receives it, without the padding"
-        tokens = len(self.pipe.tokenizer(prompt).input_ids)
-        if tokens > TEXT_LENGTH:
-            raise UserError(f'The prompt {prompt[:40]!r}... has {tokens} tokens; at most {TEXT_LENGTH} are possible. '
-                            'Shorten it.')
-        rows = self.pipe.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=TEXT_LENGTH)[0][0]
-        return rows[:int(rows.any(-1).nonzero().max()) + 1].clone()
+@patch
+@torch.no_grad()
+def encode_text(self:WanVACE,
+    prompt:str,  # Any text, also empty
+)->Tensor:       # (n, T), n <= 512
+    "Encode a prompt as the denoiser receives it, without the padding"
+    tokens = len(self.pipe.tokenizer(prompt).input_ids)
+    if tokens > TEXT_LENGTH:
+        raise UserError(f'The prompt {prompt[:40]!r}... has {tokens} tokens; at most {TEXT_LENGTH} are possible. '
+                        'Shorten it.')
+    rows = self.pipe.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=TEXT_LENGTH)[0][0]
+    return rows[:int(rows.any(-1).nonzero().max()) + 1].clone()
 
-    def build_control(self,
-        video:Tensor|None,  # The pose clip (B, 3, F, H, W) in [-1, 1]; None: no control
-        like:Tensor,        # The latents it accompanies (B, C, f, h, w)
-    )->Tensor:              # (B, 2C+64, f, h, w)
-        "Build the control that asks for every pixel anew, in the shape of the pose"
-        return vace_control(self.pipe.vae, video, like)
+# %% ../../nbs/2_models/27_wan_vace.ipynb #e885c3f8
+@patch
+def build_control(self:WanVACE,
+    video:Tensor|None,  # The pose clip (B, 3, F, H, W) in [-1, 1]; None: no control
+    like:Tensor,        # The latents it accompanies (B, C, f, h, w)
+)->Tensor:              # (B, 2C+64, f, h, w)
+    "Build the control that asks for every pixel anew, in the shape of the pose"
+    return vace_control(self.pipe.vae, video, like)
 
-    def velocity(self,
-        x_t:Tensor,              # (B, C, f, h, w)
-        t:Tensor,                # (B,) in [0, 1], 1 is all noise
-        conditions:Conditions,   # `needs`, each of B rows
-        expert:int=0,            # Index into `hosts`
-        control_scale:float=1.,  # How strictly the control is followed
-    )->Tensor:                   # (B, C, f, h, w)
-        "Predict the velocity; noise is at t = 1, which this model calls timestep 1000"
-        control = conditions['control']
-        module = self.hosts[expert].module
-        scale = None if control_scale == 1 else control.new_full((len(module.config.vace_layers),), control_scale)
-        return module(hidden_states=x_t.to(control.dtype), timestep=(1000*t).float(),
-                      encoder_hidden_states=conditions['prompt_embeds'], control_hidden_states=control,
-                      control_hidden_states_scale=scale, return_dict=False)[0]
+@patch
+def velocity(self:WanVACE,
+    x_t:Tensor,              # (B, C, f, h, w)
+    t:Tensor,                # (B,) in [0, 1], 1 is all noise
+    conditions:Conditions,   # `needs`, each of B rows
+    expert:int=0,            # Index into `hosts`
+    control_scale:float=1.,  # How strictly the control is followed
+)->Tensor:                   # (B, C, f, h, w)
+    "Predict the velocity; noise is at t = 1, which this model calls timestep 1000"
+    control = conditions['control']
+    module = self.hosts[expert].module
+    scale = None if control_scale == 1 else control.new_full((len(module.config.vace_layers),), control_scale)
+    return module(hidden_states=x_t.to(control.dtype), timestep=(1000*t).float(),
+                  encoder_hidden_states=conditions['prompt_embeds'], control_hidden_states=control,
+                  control_hidden_states_scale=scale, return_dict=False)[0]
 
-    def shared_padding(self,
-        conditions:Conditions,  # Whose prompts are padded with zeros
-    )->AbstractContextManager:
-        "Compute the padding of the prompts once for each layer inside a `with` block; the answers stay the same"
-        words = conditions['prompt_embeds']
-        spoken = words.any(-1).any(0).nonzero()
-        n = int(spoken.max()) + 1 if len(spoken) else 0
-        layers = [
-            layer for host in self.hosts for site in host.sites for layer in (site.attention.to_k, site.attention.to_v)
-        ]
-        return repeated_padding(layers, n, words.shape[1])
+@patch
+def shared_padding(self:WanVACE,
+    conditions:Conditions,  # Whose prompts are padded with zeros
+)->AbstractContextManager:
+    "Compute the padding of the prompts once for each layer inside a `with` block; the answers stay the same"
+    words = conditions['prompt_embeds']
+    spoken = words.any(-1).any(0).nonzero()
+    n = int(spoken.max()) + 1 if len(spoken) else 0
+    layers = [
+        layer for host in self.hosts for site in host.sites for layer in (site.attention.to_k, site.attention.to_v)
+    ]
+    return repeated_padding(layers, n, words.shape[1])
 
-    def sigmas(self,
-        steps:int,  # Denoising steps
-    )->Tensor:      # (steps + 1,) float32, from 1 down to 0
-        "List the times that the scheduler of the pipeline would walk through"
-        scheduler = deepcopy(self.pipe.scheduler)
-        scheduler.set_timesteps(steps)
-        return scheduler.sigmas.clone()
+# %% ../../nbs/2_models/27_wan_vace.ipynb #3d98e957
+@patch
+def sigmas(self:WanVACE,
+    steps:int,  # Denoising steps
+)->Tensor:      # (steps + 1,) float32, from 1 down to 0
+    "List the times that the scheduler of the pipeline would walk through"
+    scheduler = deepcopy(self.pipe.scheduler)
+    scheduler.set_timesteps(steps)
+    return scheduler.sigmas.clone()
 
-    def solver(self,
-        sigmas:Tensor,  # (steps + 1,), from `sigmas` or of your own
-    )->object:          # A diffusers scheduler: `timesteps`, and `step(velocity, timestep, x)`
-        "Return the scheduler of the pipeline, set to walk through exactly these times"
-        scheduler = deepcopy(self.pipe.scheduler)
-        scheduler.set_timesteps(len(sigmas) - 1, device=self.device)
-        if not torch.equal(scheduler.sigmas.cpu(), sigmas.cpu()):
-            scheduler.sigmas = sigmas.to(scheduler.sigmas)
-            scheduler.timesteps = (1000*sigmas[:-1]).to(scheduler.timesteps)
-        return scheduler
+@patch
+def solver(self:WanVACE,
+    sigmas:Tensor,  # (steps + 1,), from `sigmas` or of your own
+)->object:          # A diffusers scheduler: `timesteps`, and `step(velocity, timestep, x)`
+    "Return the scheduler of the pipeline, set to walk through exactly these times"
+    scheduler = deepcopy(self.pipe.scheduler)
+    scheduler.set_timesteps(len(sigmas) - 1, device=self.device)
+    if not torch.equal(scheduler.sigmas.cpu(), sigmas.cpu()):
+        scheduler.sigmas = sigmas.to(scheduler.sigmas)
+        scheduler.timesteps = (1000*sigmas[:-1]).to(scheduler.timesteps)
+    return scheduler

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+from fastcore.basics import patch
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -87,38 +88,43 @@ class TrainingState:
             self.update_ema(loss)
             self.whole, self.chance = True, random_state()
 
-    @torch.no_grad()
-    def apply_ema(self,
-        names:list[str], # Weights whose training is over
-    ):
-        "Copy the averaged weights into the weights"
-        for name in names:
-            self.params[name].copy_(self.ema[name])
+# %% ../../nbs/4_training/43_checkpoint.ipynb #db176ccf
+@patch
+@torch.no_grad()
+def apply_ema(self:TrainingState,
+    names:list[str], # Weights whose training is over
+):
+    "Copy the averaged weights into the weights"
+    for name in names:
+        self.params[name].copy_(self.ema[name])
 
-    @contextmanager
-    def averaged(self)->Iterator[None]:
-        "Use the averaged weights inside a `with` block and restore the others afterwards"
-        changed = [*self.params.values(), *self.buffers.values()]
-        before = [tensor.detach().clone() for tensor in changed]
-        try:
-            self.apply_ema(list(self.params))
-            yield
-        finally:
-            with torch.no_grad(), held():
-                for tensor, old in zip(changed, before):
-                    tensor.copy_(old)
+@patch
+@contextmanager
+def averaged(self:TrainingState)->Iterator[None]:
+    "Use the averaged weights inside a `with` block and restore the others afterwards"
+    changed = [*self.params.values(), *self.buffers.values()]
+    before = [tensor.detach().clone() for tensor in changed]
+    try:
+        self.apply_ema(list(self.params))
+        yield
+    finally:
+        with torch.no_grad(), held():
+            for tensor, old in zip(changed, before):
+                tensor.copy_(old)
 
-    def state_dict(self)->dict[str,Tensor]: # param.*, ema.*, adam.*, buffer.*, rng.*, losses, step, seen
-        "Return the whole state as named tensors"
-        return _state_tensors(self)
+@patch
+def state_dict(self:TrainingState)->dict[str,Tensor]: # param.*, ema.*, adam.*, buffer.*, rng.*, losses, step, seen
+    "Return the whole state as named tensors"
+    return _state_tensors(self)
 
-    def load_state_dict(self,
-        tensors:dict[str,Tensor], # From `state_dict`
-        name:str='checkpoint',    # The file, for messages
-    ):
-        "Restore the whole state; after an error the state is unchanged"
-        check_tensors(self, tensors, name)
-        _load_tensors(self, tensors)
+@patch
+def load_state_dict(self:TrainingState,
+    tensors:dict[str,Tensor], # From `state_dict`
+    name:str='checkpoint',    # The file, for messages
+):
+    "Restore the whole state; after an error the state is unchanged"
+    check_tensors(self, tensors, name)
+    _load_tensors(self, tensors)
 
 # %% ../../nbs/4_training/43_checkpoint.ipynb #5c21aa02
 def _memory(state:TrainingState)->dict[str,dict[str,Tensor]]:
@@ -177,6 +183,7 @@ def _expected(
 
 def _said(shape, dtype): return f'{"x".join(map(str, shape)) or "one number"} {str(dtype).removeprefix("torch.")}'
 
+# %% ../../nbs/4_training/43_checkpoint.ipynb #26efecd6
 def check_tensors(
     state:TrainingState,      # State that will read them
     tensors:dict[str,Tensor], # Tensors of the file

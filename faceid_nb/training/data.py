@@ -164,6 +164,7 @@ def save_cache(
              'text_length': cache.text_length, 'key': cache.key}
     return save_tensors(path, tensors, {HEADER: json.dumps(words)})
 
+# %% ../../nbs/4_training/41_data.ipynb #2c0ab858
 def _fits(
     sample:Sample,       # One of a cache
     first:Sample,        # The first of the cache
@@ -210,6 +211,7 @@ def load_cache(
             raise UserError(f'{path}: the shapes of sample {i} ({sample.name}) do not agree. {AGAIN}')
     return PhotoCache(tuple(samples), ids, null, about.text_length, about.key)
 
+# %% ../../nbs/4_training/41_data.ipynb #d2fb81ea
 def open_cache(
     path:Path,                      # Cache file; written if it does not exist
     key:str,                        # Hash that the cache must have
@@ -222,7 +224,6 @@ def open_cache(
     cache = make()
     save_cache(path, cache)
     return cache
-
 
 # %% ../../nbs/4_training/41_data.ipynb #1d4d20cc
 def step_generator(

@@ -243,6 +243,17 @@ def _bar(state, config, progress):
     "Open a progress bar, in a notebook or a terminal"
     return tqdm(total=config.total, initial=state.step, desc='training', disable=not (progress and is_watched()))
 
+def _finish(state, accelerator):
+    "Close the trackers, and leave the averaged weights, which train no more"
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.wait_for_everyone()
+    state.apply_ema(list(state.params))
+    state.optimizer.zero_grad()
+    for weight in state.params.values():
+        weight.requires_grad_(False)
+
+# %% ../../nbs/4_training/44_loop.ipynb #9806ddf3
 def _step(state, task, config, module, accelerator):
     "Run one training step"
     batch = task.draw(state.step, step_generator(config.seed, state.step))
@@ -306,11 +317,5 @@ def run(
         check_weights(state, task, config, lambda loss: accelerator.reduce(loss, 'mean'))
         keeper.save(check=False)
 
-    for tracker in accelerator.trackers:
-        tracker.finish()
-    accelerator.wait_for_everyone()
-    state.apply_ema(list(params))
-    state.optimizer.zero_grad()
-    for weight in params.values():
-        weight.requires_grad_(False)
+    _finish(state, accelerator)
     return TrainResult(state.losses, perf_counter() - began, resumed_at)

@@ -44,6 +44,7 @@ class FlowSettings:
     id_dropout:Share = .1                # Share of samples with the null identity
     gradient_checkpointing:bool = False  # Use less memory and a quarter more time
 
+# %% ../../nbs/4_training/40_stages.ipynb #3226392a
 @configuration
 class TrainConfig(LoopSettings):
     "Describe a training run completely: settings and stages"

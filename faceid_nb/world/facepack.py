@@ -61,6 +61,7 @@ def _remove_checkpoints(folder):
     (folder/'seconds.json').unlink(missing_ok=True)
     remove_empty(folder)
 
+# %% ../../nbs/7_world/76_facepack.ipynb #165828bd
 def fit(
     modules:dict[str, nn.Module],  # Name -> module to train, on its device
     loss_at:Callable[[int, torch.Generator], torch.Tensor],  # (step, generator) -> loss

@@ -229,6 +229,7 @@ def flow_error(
                 encoder_hidden_states_image=id_embed, control_hidden_states=control, return_dict=False)[0].float()
     return ((found - velocity(x0, noise)).square()*weight).mean(), found
 
+# %% ../../nbs/7_world/77_pretrain.ipynb #48ec0a81
 def denoiser_loss(
     net:WanVACETransformer3DModel,  # The denoiser
     encoder:nn.Module,              # The text encoder

@@ -122,6 +122,14 @@ def random_scenes(
                  tuple(words))
 
 # %% ../../nbs/7_world/73_scenes.ipynb #7595e256
+def _houses(u, v, floor, e):
+    "Compute the distance to the outline of a row of houses, and where a window is lit"
+    house = v - (floor - .30 - .32*(.5 + .5*((u*(4 + 2*e(6))).floor()*(2.4 + e(7)) + 5*e(8)).sin()))
+    window = (((u*13) % 1 - .5).abs() < .24)*(((v*18) % 1 - .5).abs() < .27)
+    window = window*((((u*13).floor()*12.9 + (v*18).floor()*78.2 + 40*e(8)).sin()*43.7) % 1 < .45)
+    return house, window
+
+# %% ../../nbs/7_world/73_scenes.ipynb #dc0687ca
 def draw_place(
     scene:Scene,                  # What to draw
     size:tuple[int, int],         # Height and width in pixels
@@ -165,10 +173,8 @@ def draw_place(
         picture = paint(picture, at(3)*edge(hill), torch.tensor([.45, .78, .40], device=dev)*tone*1.6*(.7 + .3*a))
     picture = paint(picture, at(3)*edge(v - floor), torch.tensor([.42, .66, .30], device=dev)*(.8 + .3*c2))
     picture = paint(picture, at(4), solid(torch.tensor([.07, .08, .17], device=dev) + .07*a)*(1.2 - .5*v[:, None]))
-    house = v - (floor - .30 - .32*(.5 + .5*((u*(4 + 2*e(6))).floor()*(2.4 + e(7)) + 5*e(8)).sin()))
+    house, window = _houses(u, v, floor, e)
     picture = paint(picture, at(4)*edge(house), torch.tensor([.16, .16, .25], device=dev) + .10*c2)
-    window = (((u*13) % 1 - .5).abs() < .24)*(((v*18) % 1 - .5).abs() < .27)
-    window = window*((((u*13).floor()*12.9 + (v*18).floor()*78.2 + 40*e(8)).sin()*43.7) % 1 < .45)
     lamp = torch.tensor([.97, .82, .48], device=dev).expand(b, 3)
     picture = paint(picture, at(4)*edge(house - .02)*window*(v < floor - .03), lamp)
     return paint(picture, at(4)*edge(v - floor), torch.tensor([.20, .20, .24], device=dev) + .06*c3)

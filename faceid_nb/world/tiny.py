@@ -319,6 +319,7 @@ def orthogonal(
         x = 3.4445*x + (-4.775*square + 2.0315*square @ square) @ x
     return (x.mT if tall else x).to(matrices.dtype)
 
+# %% ../../nbs/7_world/75_tiny.ipynb #a34287ed
 class Muon(torch.optim.AdamW):
     "AdamW, but the group named `matrices` takes orthogonalised momentum; its matrices of one shape are handled together"
     def __init__(self, groups, momentum=.95, **settings):
