@@ -7,14 +7,14 @@ import textwrap
 
 OWNERS = {    # heavy library: the modules that may import it; the embedded world, which makes models, may import all of them
     'insightface': {'curation.packs'},
-    'transformers': {'embeddings.encoders'},
+    'transformers': {'embeddings.appearance'},
     'peft': {'adapters.lora'},
     'diffusers': {'models.wan_folder', 'models.wan_vace'},
     'accelerate': {'training.loop', 'training.finetune'},
     'papermill': {'app.runs'},
     'ipywidgets': {'app.widgets'},
     'ray': {'curation.scale'},
-    'onnxruntime': {'curation.packs'},  # for the number of its threads
+    'onnxruntime': {'curation.packs', 'embeddings.appearance'},  # the number of its threads; the judge
     'onnx': set()}
 
 

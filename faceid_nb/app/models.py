@@ -7,9 +7,10 @@ Only this module names a model family."""
 
 # %% auto #0
 __all__ = ['ABLATIONS', 'LABELS', 'recipe_folder', 'check_experts', 'open_model', 'lora_targets', 'calls_of_a_clip',
-           'attach_adapters', 'load_adapters', 'pack_files', 'check_recorded_packs', 'face_finder', 'uses_appearance',
-           'judge_files', 'open_judge_of', 'open_encoders', 'identity_encoders', 'model_hashes', 'pack_hashes',
-           'judge_hashes', 'check_model', 'training_bytes', 'check_branch', 'check_device', 'check_machine']
+           'branch_location', 'attach_adapters', 'load_adapters', 'pack_files', 'check_recorded_packs', 'face_finder',
+           'appearance_location', 'judge_location', 'uses_appearance', 'judge_files', 'open_judge_of', 'open_encoders',
+           'identity_encoders', 'model_hashes', 'pack_hashes', 'judge_hashes', 'check_model', 'training_bytes',
+           'check_branch', 'check_device', 'check_machine']
 
 # %% ../../nbs/8_app/85_models.ipynb #f398d5c2
 import json
@@ -28,8 +29,7 @@ from ..adapters.branch import HEADER, load_branch
 from ..adapters.lora import attach_lora, open_lora
 from ..adapters.mapper import MapperConfig
 from ..adapters.pretrained import start_branch
-from .recipes import (Recipe, appearance_location, branch_location, find_pack, is_shipped_pack,
-                                   judge_location, model_location, pack_location)
+from .recipes import Recipe, find_pack, is_shipped_pack, model_location, pack_location
 from ..core.errors import UserError, check_value
 from ..core.files import file_sha256, read_json_as
 from ..curation.faces import FaceFinder
@@ -99,6 +99,33 @@ def calls_of_a_clip(
     "Count the network calls of one clip in each ablation"
     return {one.name: network_calls(recipe.sampling, 'face' in one.adapters) for one in ABLATIONS}
 
+# %% ../../nbs/8_app/85_models.ipynb #50f3e19a
+def _hashes(pack):
+    return {path.name: file_sha256(path) for path in pack.glob('*.onnx')}
+
+def branch_location(
+    recipe:Recipe,
+)->Path|None:       # File; None: a new branch
+    "Find the face branch that the training starts from"
+    from faceid_nb.world.shipped import tiny_branch, tiny_pack
+    if not recipe.model.face_branch: return None
+    own = recipe.model.face_branch == 'tiny'
+    path = tiny_branch() if own else Path(recipe.model.face_branch).expanduser()
+    scratch = 'Add model.face_branch= to train from scratch.'
+    if path == tiny_branch() and _hashes(find_pack(recipe)) != _hashes(pack_folder(*tiny_pack())):
+        raise UserError(f'model.face_branch={recipe.model.face_branch} was trained on embeddings of the shipped face '
+                        f'pack, not of {pack_location(recipe)[1]}. {scratch}')
+    if path == tiny_branch() and (recipe.identity.encoder != 'both' or recipe.identity.where):
+        raise UserError(f'model.face_branch={recipe.model.face_branch} was trained on identity.encoder=both with the '
+                        f'shipped appearance encoder. Set these back. {scratch}')
+    if not path.is_file():
+        raise UserError(f'model.face_branch={path} is not a file. Give a pretrained face branch (.safetensors), or '
+                        'leave it empty to train from scratch.')
+    if path.parent.name == 'train' and (path.parent.parent/'run.json').is_file():
+        raise UserError(f'model.face_branch={path} was trained on the photos of one person and belongs to that run. '
+                        'Give a branch that was pretrained on many people, or leave it empty to train from scratch.')
+    return path
+
 # %% ../../nbs/8_app/85_models.ipynb #61ad20c0
 def attach_adapters(
     model:Family,
@@ -149,6 +176,20 @@ def face_finder(
     sides = tuple((side, side) for side in recipe.pack.det_sides)
     if recipe.pack.kind == 'opencv': return open_opencv(find_pack(recipe), sides)
     return open_faces(*pack_location(recipe), sides)
+
+def appearance_location(
+    recipe:Recipe,
+)->Path:            # Folder of a CLIP vision model
+    "Return the folder of the appearance encoder"
+    from faceid_nb.world.shipped import tiny_appearance_path
+    return Path(recipe.identity.where).expanduser() if recipe.identity.where else tiny_appearance_path()
+
+def judge_location(
+    recipe:Recipe,
+)->Path:            # ONNX file, or root folder of a face pack
+    "Return the file or the folder of the judge"
+    from faceid_nb.world.shipped import tiny_judge_path
+    return Path(recipe.judge.root).expanduser() if recipe.judge.root else tiny_judge_path()
 
 def uses_appearance(
     recipe:Recipe,

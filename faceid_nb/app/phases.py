@@ -24,10 +24,10 @@ import torch
 from ..adapters.adapter import Adapters
 from ..adapters.branch import load_branch
 from .inputs import Dance, find_dances, find_impostors, find_photos, reference_face
-from .models import (ABLATIONS, LABELS, attach_adapters, check_branch, check_machine, check_model,
+from .models import (ABLATIONS, LABELS, attach_adapters, branch_location, check_branch, check_machine, check_model,
                                   face_finder, judge_hashes, load_adapters, lora_targets, model_hashes,
                                   open_encoders, open_judge_of, open_model, pack_hashes, recipe_folder)
-from .recipes import Recipe, branch_location, crop_config, known_keys
+from .recipes import Recipe, crop_config, known_keys
 from .store import PhaseResult, read_result
 from ..core.errors import UserError
 from ..core.files import (config_hash, file_sha256, inside, load_tensors, package_versions, read_json_as,

@@ -7,10 +7,10 @@ from: the tiny world inside the package, or real repositories."""
 
 # %% auto #0
 __all__ = ['LARGEST_SIDE', 'Text', 'OptionalText', 'FrameSize', 'Sides', 'Device', 'Shots', 'RECIPES', 'PLACES', 'ModelSource',
-           'PackSource', 'IdentitySource', 'JudgeSource', 'Inputs', 'CuttingConfig', 'TrainingKeys', 'Recipe', 'tiny',
-           'wan21_vace_1_3b', 'wan21_vace_1_3b_opencv', 'named_recipe', 'known_keys', 'KeyNote', 'describe_keys',
-           'with_overrides', 'open_recipe', 'run_location', 'model_location', 'branch_location', 'pack_location',
-           'find_pack', 'appearance_location', 'judge_location', 'is_shipped_pack', 'crop_config', 'pretrain']
+           'PackSource', 'Inputs', 'CuttingConfig', 'TrainingKeys', 'Recipe', 'tiny', 'wan21_vace_1_3b',
+           'wan21_vace_1_3b_opencv', 'named_recipe', 'known_keys', 'KeyNote', 'describe_keys', 'with_overrides',
+           'open_recipe', 'run_location', 'model_location', 'pack_location', 'find_pack', 'is_shipped_pack',
+           'crop_config', 'pretrain']
 
 # %% ../../nbs/8_app/83_recipes.ipynb #2058523e
 import difflib
@@ -25,10 +25,10 @@ from ..adapters.mapper import MapperConfig
 from ..core.errors import (Count, FrameCount, Fraction, Natural, NotNegative, PlainName, Rate, Seed, Share, Shift,
                                    UserError, allowed_values, configuration, explain,
                                    margin_notes)
-from ..core.files import file_sha256
 from ..curation.crop import CropConfig, LargeCrop
 from ..curation.packs import opencv_files, pack_folder
 from ..curation.select import CurationConfig
+from ..embeddings.appearance import IdentitySource, JudgeSource
 from ..embeddings.identity import EmbeddingConfig
 from ..inference.generate import Sampling
 from ..training.stages import FlowSettings, FlowTrainConfig, LoopSettings, Stage
@@ -89,22 +89,6 @@ class PackSource:
     kind:Literal['insightface', 'opencv'] = 'insightface'  # insightface, or opencv for YuNet and SFace: two files in `root` itself
 
 # %% ../../nbs/8_app/83_recipes.ipynb #748f964f
-@configuration
-class IdentitySource:
-    "Hold the encoders whose embeddings are the identity"
-    encoder:Literal['recogniser', 'appearance', 'both'] = 'recogniser'  # recogniser: of the face pack; appearance: the vision half of a CLIP; both: side by side
-    where:str = ''                  # Folder of the CLIP vision model; empty: the one inside this package
-    border:NotNegative = .5         # What it sees around the recogniser's crop, as a share of its side
-    licence:str = 'CC0-1.0'         # Licence of the weights
-
-@configuration
-class JudgeSource:
-    "Hold the source of the judge, a network that measures the likeness and is used for nothing else"
-    kind:Literal['onnx', 'insightface', 'opencv', 'none'] = 'onnx'  # onnx: one file; insightface or opencv: the recogniser of another face pack; none: no judge
-    root:str = ''                   # The file, or the folder of the pack; empty: the judge inside this package
-    name:str = ''                   # Name of an insightface pack
-    licence:str = 'CC0-1.0'         # Licence of the weights
-
 @configuration
 class Inputs:
     "Hold the folders of photos, pose clips and other people; empty ones are drawn if the recipe can draw"
@@ -196,12 +180,10 @@ class Recipe:
                              'less than 1')
         if self.pack.kind == 'opencv' and not self.pack.root:
             raise ValueError('pack.kind=opencv needs pack.root=FOLDER with the two files of YuNet and SFace')
-        if self.judge.kind in ('insightface', 'opencv'):
-            if not self.judge.root:
-                raise ValueError(f'judge.kind={self.judge.kind} needs judge.root=FOLDER, the folder of its face pack')
-            if (self.judge.kind, self.judge.root, self.judge.name) == (self.pack.kind, self.pack.root, self.pack.name):
-                raise ValueError('the judge must be another network than the recogniser of the condition. Set '
-                                 'judge.root to another face pack, or judge.kind=none')
+        judge, pack = ((one.kind, one.root, one.name) for one in (self.judge, self.pack))
+        if judge == pack:
+            raise ValueError('the judge must be another network than the recogniser of the condition. Set judge.root '
+                             'to another face pack, or judge.kind=none')
 
 # %% ../../nbs/8_app/83_recipes.ipynb #1850f35b
 def tiny()->Recipe:
@@ -424,32 +406,6 @@ def model_location(
     from faceid_nb.world.shipped import tiny_model_path
     return recipe.model.where or tiny_model_path()
 
-def _hashes(pack):
-    return {path.name: file_sha256(path) for path in pack.glob('*.onnx')}
-
-def branch_location(
-    recipe:Recipe,
-)->Path|None:       # File; None: a new branch
-    "Find the face branch that the training starts from"
-    from faceid_nb.world.shipped import tiny_branch, tiny_pack
-    if not recipe.model.face_branch: return None
-    own = recipe.model.face_branch == 'tiny'
-    path = tiny_branch() if own else Path(recipe.model.face_branch).expanduser()
-    scratch = 'Add model.face_branch= to train from scratch.'
-    if path == tiny_branch() and _hashes(find_pack(recipe)) != _hashes(pack_folder(*tiny_pack())):
-        raise UserError(f'model.face_branch={recipe.model.face_branch} was trained on embeddings of the shipped face '
-                        f'pack, not of {pack_location(recipe)[1]}. {scratch}')
-    if path == tiny_branch() and (recipe.identity.encoder != 'both' or recipe.identity.where):
-        raise UserError(f'model.face_branch={recipe.model.face_branch} was trained on identity.encoder=both with the '
-                        f'shipped appearance encoder. Set these back. {scratch}')
-    if not path.is_file():
-        raise UserError(f'model.face_branch={path} is not a file. Give a pretrained face branch (.safetensors), or '
-                        'leave it empty to train from scratch.')
-    if path.parent.name == 'train' and (path.parent.parent/'run.json').is_file():
-        raise UserError(f'model.face_branch={path} was trained on the photos of one person and belongs to that run. '
-                        'Give a branch that was pretrained on many people, or leave it empty to train from scratch.')
-    return path
-
 def pack_location(
     recipe:Recipe,
 )->tuple[Path, str]:  # Root and name, as insightface takes them
@@ -466,20 +422,6 @@ def find_pack(
     root, name = pack_location(recipe)
     if recipe.pack.kind == 'insightface': return pack_folder(root, name)
     return opencv_files(root)[0].parent
-
-def appearance_location(
-    recipe:Recipe,
-)->Path:            # Folder of a CLIP vision model
-    "Return the folder of the appearance encoder"
-    from faceid_nb.world.shipped import tiny_appearance_path
-    return Path(recipe.identity.where).expanduser() if recipe.identity.where else tiny_appearance_path()
-
-def judge_location(
-    recipe:Recipe,
-)->Path:            # ONNX file, or root folder of a face pack
-    "Return the file or the folder of the judge"
-    from faceid_nb.world.shipped import tiny_judge_path
-    return Path(recipe.judge.root).expanduser() if recipe.judge.root else tiny_judge_path()
 
 def is_shipped_pack(
     recipe:Recipe,

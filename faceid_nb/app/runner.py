@@ -23,12 +23,12 @@ from pathlib import Path
 
 from ..adapters.lora import open_lora
 from .inputs import find_dances, find_impostors, find_photos, is_drawn
-from .models import (check_branch, check_device, check_experts, check_machine, check_model,
+from .models import (appearance_location, branch_location, check_branch, check_device,
+                                  check_experts, check_machine, check_model,
                                   check_recorded_packs, identity_encoders, judge_files, lora_targets, open_model,
                                   pack_hashes, recipe_folder, training_bytes, uses_appearance)
 from .phases import PLANS, plan_curate, trained_model
-from .recipes import (Recipe, appearance_location, branch_location, find_pack, known_keys,
-                                   named_recipe, with_overrides)
+from .recipes import Recipe, find_pack, known_keys, named_recipe, with_overrides
 from .store import (LAST, PARTIAL, PhaseResult, claim_folder, find_result, read_result, run_phase,
                                  top_level_files)
 from ..core.errors import UserError, check_value, error_line

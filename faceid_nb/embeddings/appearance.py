@@ -6,21 +6,21 @@ Open the two networks that look at a face beside the recogniser: an appearance e
 
 # %% auto #0
 __all__ = ['PARTS', 'FaceEncoder', 'pack_encoder', 'appearance_files', 'open_appearance', 'open_judge', 'side_by_side',
-           'embed_pictures']
+           'embed_pictures', 'IdentitySource', 'JudgeSource']
 
 # %% ../../nbs/2_embeddings/20_appearance.ipynb #30f31231
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
 import torch
 from safetensors import SafetensorError
 
-from ..core.errors import UserError, check_value
+from ..core.errors import NotNegative, UserError, check_value, configuration
 from ..core.files import file_sha256, read_json_as
 from ..curation.faces import FaceFinder, align_face
 from ..curation.packs import ONNX
@@ -167,3 +167,24 @@ def embed_pictures(
         for face in faces.find(picture)[:1]:
             rows.append(side_by_side([one.embed(picture, face.keypoints) for one in encoders]))
     return np.stack(rows) if rows else np.zeros((0, 1), np.float32)
+
+# %% ../../nbs/2_embeddings/20_appearance.ipynb #9660ded1
+@configuration
+class IdentitySource:
+    "Hold the encoders whose embeddings are the identity"
+    encoder:Literal['recogniser', 'appearance', 'both'] = 'recogniser'  # recogniser: of the face pack; appearance: the vision half of a CLIP; both: side by side
+    where:str = ''                  # Folder of the CLIP vision model; empty: the one inside this package
+    border:NotNegative = .5         # What it sees around the recogniser's crop, as a share of its side
+    licence:str = 'CC0-1.0'         # Licence of the weights
+
+@configuration
+class JudgeSource:
+    "Hold the source of the judge, a network that measures the likeness and is used for nothing else"
+    kind:Literal['onnx', 'insightface', 'opencv', 'none'] = 'onnx'  # onnx: one file; insightface or opencv: the recogniser of another face pack; none: no judge
+    root:str = ''                   # The file, or the folder of the pack; empty: the judge inside this package
+    name:str = ''                   # Name of an insightface pack
+    licence:str = 'CC0-1.0'         # Licence of the weights
+
+    def __post_init__(self):
+        if self.kind in ('insightface', 'opencv') and not self.root:
+            raise ValueError(f'judge.kind={self.kind} needs judge.root=FOLDER, the folder of its face pack')
