@@ -180,7 +180,7 @@ class Recipe:
                              'less than 1')
         if self.pack.kind == 'opencv' and not self.pack.root:
             raise ValueError('pack.kind=opencv needs pack.root=FOLDER with the two files of YuNet and SFace')
-        judge, pack = ((one.kind, one.root, one.name) for one in (self.judge, self.pack))
+        judge, pack = ((one.kind, one.root, one.name*(one.kind == 'insightface')) for one in (self.judge, self.pack))
         if judge == pack:
             raise ValueError('the judge must be another network than the recogniser of the condition. Set judge.root '
                              'to another face pack, or judge.kind=none')
