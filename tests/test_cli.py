@@ -76,7 +76,7 @@ def test_curate_and_embed_on_real_photos(tmp_path, real_pack, capsys):
     photos = ASSETS/'photos'/'subject_A'
     if not photos.is_dir(): pytest.skip('the real photos are not beside this checkout')
     run = tmp_path/'run'
-    words = ['--recipe', 'wan21_vace_1_3b', '--pack-root', real_pack, '--pack', 'real', '--folder', run]
+    words = ['--recipe', 'wan21_vace_1_3b', '--pack-root', real_pack, '--pack', 'real', '--folder', run, 'judge.kind=none']
     assert main([str(w) for w in ['curate', photos, *words]]) == 0
     manifest = read_json(run/'curate'/'manifest.json')
     kept = [p['file'] for p in manifest['photos'] if p['status'] == 'kept']
@@ -90,7 +90,7 @@ def test_a_folder_of_odd_files_is_curated_in_little_memory(tmp_path, real_pack):
     "formats/, hard/, no_face/ and art_nonhuman/ beside the photos of one person: the whole verb, and what it and its decoder need at most"
     if not (ASSETS/'photos').is_dir(): pytest.skip('the real photos are not beside this checkout')
     for group in (odd := ('formats', 'hard', 'no_face', 'art_nonhuman')) + ('subject_A',): shutil.copytree(ASSETS/'photos'/group, tmp_path/'photos'/group)
-    words = ['curate', tmp_path/'photos', '--recipe', 'wan21_vace_1_3b', '--pack-root', real_pack, '--pack', 'real', '--folder', tmp_path/'run']
+    words = ['curate', tmp_path/'photos', '--recipe', 'wan21_vace_1_3b', '--pack-root', real_pack, '--pack', 'real', '--folder', tmp_path/'run', 'judge.kind=none']
     script = f'''import resource, sys; from pathlib import Path; from faceid_nb.app.cli import main; from faceid_nb.curation.photos import IDLE
 code = main({[str(w) for w in words]!r})
 while IDLE: IDLE.pop().stop()

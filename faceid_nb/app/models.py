@@ -203,9 +203,13 @@ def judge_files(
 )->list[Path]:      # ONNX files; empty without a judge
     "List the files of the judge; the error says what is missing"
     kind, place = recipe.judge.kind, judge_location(recipe)
-    if kind == 'insightface': return sorted(pack_folder(place, recipe.judge.name).glob('*.onnx'))
-    if kind == 'opencv': return [*opencv_files(place)]
     if kind == 'none': return []
+    try:
+        if kind == 'insightface': return sorted(pack_folder(place, recipe.judge.name).glob('*.onnx'))
+        if kind == 'opencv': return [*opencv_files(place)]
+    except ValueError as error:
+        raise UserError(f'{error} It is the judge that measures the likeness; judge.kind=none goes without one, and '
+                        'the recogniser of the condition measures itself.') from None
     if not place.is_file(): raise UserError(f'There is no judge at {place}. Set judge.root to its ONNX file.')
     return [place]
 

@@ -180,6 +180,11 @@ class Recipe:
                              'less than 1')
         if self.pack.kind == 'opencv' and not self.pack.root:
             raise ValueError('pack.kind=opencv needs pack.root=FOLDER with the two files of YuNet and SFace')
+        real, drawn = self.model.where and not self.inputs.drawn, 'knows drawn people only. Set'
+        if real and self.identity.encoder != 'recogniser' and not self.identity.where:
+            raise ValueError(f'the appearance encoder of this package {drawn} identity.where=FOLDER of a CLIP')
+        if real and self.judge.kind == 'onnx' and not self.judge.root:
+            raise ValueError(f'the judge of this package {drawn} judge.kind=opencv and judge.root, or judge.kind=none')
         judge, pack = ((one.kind, one.root, one.name*(one.kind == 'insightface')) for one in (self.judge, self.pack))
         if judge == pack:
             raise ValueError('the judge must be another network than the recogniser of the condition. Set judge.root '
