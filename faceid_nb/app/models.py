@@ -29,7 +29,7 @@ from ..adapters.branch import HEADER, load_branch
 from ..adapters.lora import attach_lora, open_lora
 from ..adapters.mapper import MapperConfig
 from ..adapters.pretrained import start_branch
-from .recipes import Recipe, find_pack, is_shipped_pack, model_location, pack_location
+from .recipes import Recipe, find_pack, is_shipped_pack, model_location, pack_location, shipped
 from ..core.errors import UserError, check_value
 from ..core.files import file_sha256, read_json_as
 from ..curation.faces import FaceFinder
@@ -107,15 +107,14 @@ def branch_location(
     recipe:Recipe,
 )->Path|None:       # File; None: a new branch
     "Find the face branch that the training starts from"
-    from faceid_nb.world.shipped import tiny_branch, tiny_pack
     if not recipe.model.face_branch: return None
     own = recipe.model.face_branch == 'tiny'
-    path = tiny_branch() if own else Path(recipe.model.face_branch).expanduser()
+    path = shipped('branch') if own else Path(recipe.model.face_branch).expanduser()
     scratch = 'Add model.face_branch= to train from scratch.'
-    if path == tiny_branch() and _hashes(find_pack(recipe)) != _hashes(pack_folder(*tiny_pack())):
+    if path == shipped('branch') and _hashes(find_pack(recipe)) != _hashes(pack_folder(*shipped('pack'))):
         raise UserError(f'model.face_branch={recipe.model.face_branch} was trained on embeddings of the shipped face '
                         f'pack, not of {pack_location(recipe)[1]}. {scratch}')
-    if path == tiny_branch() and (recipe.identity.encoder != 'both' or recipe.identity.where):
+    if path == shipped('branch') and (recipe.identity.encoder != 'both' or recipe.identity.where):
         raise UserError(f'model.face_branch={recipe.model.face_branch} was trained on identity.encoder=both with the '
                         f'shipped appearance encoder. Set these back. {scratch}')
     if not path.is_file():
@@ -181,15 +180,13 @@ def appearance_location(
     recipe:Recipe,
 )->Path:            # Folder of a CLIP vision model
     "Return the folder of the appearance encoder"
-    from faceid_nb.world.shipped import tiny_appearance_path
-    return Path(recipe.identity.where).expanduser() if recipe.identity.where else tiny_appearance_path()
+    return Path(recipe.identity.where).expanduser() if recipe.identity.where else shipped('appearance')
 
 def judge_location(
     recipe:Recipe,
 )->Path:            # ONNX file, or root folder of a face pack
     "Return the file or the folder of the judge"
-    from faceid_nb.world.shipped import tiny_judge_path
-    return Path(recipe.judge.root).expanduser() if recipe.judge.root else tiny_judge_path()
+    return Path(recipe.judge.root).expanduser() if recipe.judge.root else shipped('judge')
 
 def uses_appearance(
     recipe:Recipe,

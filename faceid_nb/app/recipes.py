@@ -9,7 +9,7 @@ from: the tiny world inside the package, or real repositories."""
 __all__ = ['LARGEST_SIDE', 'Text', 'OptionalText', 'FrameSize', 'Sides', 'Device', 'Shots', 'RECIPES', 'PLACES', 'ModelSource',
            'PackSource', 'Inputs', 'CuttingConfig', 'TrainingKeys', 'Recipe', 'tiny', 'wan21_vace_1_3b',
            'wan21_vace_1_3b_opencv', 'named_recipe', 'known_keys', 'KeyNote', 'describe_keys', 'with_overrides',
-           'open_recipe', 'run_location', 'model_location', 'pack_location', 'find_pack', 'is_shipped_pack',
+           'open_recipe', 'run_location', 'shipped', 'model_location', 'pack_location', 'find_pack', 'is_shipped_pack',
            'crop_config', 'pretrain']
 
 # %% ../../nbs/8_app/83_recipes.ipynb #2058523e
@@ -136,6 +136,18 @@ class TrainingKeys(FlowSettings, LoopSettings):
         same = {name: getattr(self, name) for name in names}
         return FlowTrainConfig(stages=self.stages, shift=shift, seed=self.seed + seed, **same)
 
+# %% ../../nbs/8_app/83_recipes.ipynb #34ba6c3a
+def _check_networks(recipe):
+    real, drawn = recipe.model.where and not recipe.inputs.drawn, 'knows drawn people only. Set'
+    if real and recipe.identity.encoder != 'recogniser' and not recipe.identity.where:
+        raise ValueError(f'the appearance encoder of this package {drawn} identity.where=FOLDER of a CLIP')
+    if real and recipe.judge.kind == 'onnx' and not recipe.judge.root:
+        raise ValueError(f'the judge of this package {drawn} judge.kind=opencv and judge.root, or judge.kind=none')
+    judge, pack = ((one.kind, one.root, one.name*(one.kind == 'insightface')) for one in (recipe.judge, recipe.pack))
+    if judge == pack:
+        raise ValueError('the judge must be another network than the recogniser of the condition. Set judge.root '
+                         'to another face pack, or judge.kind=none')
+
 # %% ../../nbs/8_app/83_recipes.ipynb #d56c5f07
 @configuration
 class Recipe:
@@ -180,15 +192,7 @@ class Recipe:
                              'less than 1')
         if self.pack.kind == 'opencv' and not self.pack.root:
             raise ValueError('pack.kind=opencv needs pack.root=FOLDER with the two files of YuNet and SFace')
-        real, drawn = self.model.where and not self.inputs.drawn, 'knows drawn people only. Set'
-        if real and self.identity.encoder != 'recogniser' and not self.identity.where:
-            raise ValueError(f'the appearance encoder of this package {drawn} identity.where=FOLDER of a CLIP')
-        if real and self.judge.kind == 'onnx' and not self.judge.root:
-            raise ValueError(f'the judge of this package {drawn} judge.kind=opencv and judge.root, or judge.kind=none')
-        judge, pack = ((one.kind, one.root, one.name*(one.kind == 'insightface')) for one in (self.judge, self.pack))
-        if judge == pack:
-            raise ValueError('the judge must be another network than the recogniser of the condition. Set judge.root '
-                             'to another face pack, or judge.kind=none')
+        _check_networks(self)
 
 # %% ../../nbs/8_app/83_recipes.ipynb #1850f35b
 def tiny()->Recipe:
@@ -404,19 +408,26 @@ def run_location(
     return Path('runs')/(recipe.subject if recipe.inputs.photos else recipe.name)
 
 # %% ../../nbs/8_app/83_recipes.ipynb #189f0d8d
+def shipped(
+    part:str,      # model, branch, appearance, judge: a path; pack: root and name
+)->Path|tuple[Path, str]:
+    "Find a part of the embedded world"
+    from faceid_nb.world import shipped as world
+    found = {'model': world.tiny_model_path, 'branch': world.tiny_branch, 'pack': world.tiny_pack,
+             'appearance': world.tiny_appearance_path, 'judge': world.tiny_judge_path}
+    return found[part]()
+
 def model_location(
     recipe:Recipe,
 )->Path|str:       # Folder or repository
     "Return the folder or repository of the Wan-VACE pipeline"
-    from faceid_nb.world.shipped import tiny_model_path
-    return recipe.model.where or tiny_model_path()
+    return recipe.model.where or shipped('model')
 
 def pack_location(
     recipe:Recipe,
 )->tuple[Path, str]:  # Root and name, as insightface takes them
     "Return the folder and the name of the face models"
-    from faceid_nb.world.shipped import tiny_pack
-    root, name = tiny_pack()
+    root, name = shipped('pack')
     return Path(recipe.pack.root or root).expanduser(), recipe.pack.name or name
 
 # %% ../../nbs/8_app/83_recipes.ipynb #69849a35
@@ -432,8 +443,7 @@ def is_shipped_pack(
     recipe:Recipe,
 )->bool:
     "Check whether the face models of a recipe are those inside this package"
-    from faceid_nb.world.shipped import tiny_pack
-    return find_pack(recipe) == pack_folder(*tiny_pack())
+    return find_pack(recipe) == pack_folder(*shipped('pack'))
 
 # %% ../../nbs/8_app/83_recipes.ipynb #1aefbfb0
 def crop_config(
