@@ -68,7 +68,7 @@ DEPENDS = {  # key of a recipe -> another value, and the first phase that has to
     'training.lr_lora': (1e-4, 'train'), 'training.seed': (41, 'train'), 'training.id_dropout': (.25, 'train'),
     'flow_shift': (2.5, 'train'), 'model.dtype': ('bfloat16', 'train'),
     'sampling.steps': (2, 'generate'), 'sampling.guidance_scale': (2., 'generate'),
-    'sampling.face_scale': (1., 'generate'), 'sampling.seed': (9, 'generate'),
+    'sampling.face_scale': (1.5, 'generate'), 'sampling.seed': (9, 'generate'),
     'sampling.negative_prompt': ('blurry', 'generate')}
 
 

@@ -28,7 +28,8 @@ def content(folder):
 
 def test_summary_has_exactly_its_keys(demo):
     summary = read_json(demo/'summary.json')
-    assert set(summary) == {'subject', 'seed', 'photos', 'identity', 'seconds', 'models', 'versions'}
+    assert set(summary) == {'subject', 'seed', 'photos', 'identity', 'identity_conditioning', 'goodhart_gap', 'traits_lost', 'judge',
+                            'seconds', 'models', 'versions'}
     assert set(summary['photos']) == {'given', 'kept'}
     assert set(summary['identity']) == CONFIGURATIONS | {'real', 'stranger'}
     for row in summary['identity'].values(): assert set(row) == {'mean', 'median', 'no_face_rate', 'frames'}
