@@ -266,7 +266,7 @@ BUGS = (
     *bugs('app/runner.py', RUNS,
         ('leftovers_of_a_kill_ignored', "unsettled = inside(folder, f'{name}{PARTIAL}').exists()", 'unsettled = False'),
         ('choices_ignored', 'keys | (overrides or {})', 'keys'),
-        ('strength_ignored', 'replace(recipe.sampling, **given)', 'recipe.sampling')),
+        ('strength_ignored', 'with_face_scale(recipe.sampling, face_scale)', 'recipe.sampling')),
 
     *bugs('embeddings/work.py', RUNS,
         ('gallery_of_training_photos', "judged_by = manifest.kept('heldout')",

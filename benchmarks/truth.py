@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 
 from faceid_nb.curation.packs import open_faces
 from faceid_nb.embeddings.appearance import open_appearance, open_judge, pack_encoder
+from faceid_nb.evaluation.identity import gallery_centre
 from faceid_nb.world.people import lookalike, random_people
 from faceid_nb.world.scenes import draw_scene, random_scenes
 from faceid_nb.world.shipped import tiny_appearance_path, tiny_judge_path, tiny_pack
@@ -32,11 +33,6 @@ def pictures(who, seed, frames, shots, size):
     return (drawn.permute(0, 2, 3, 1)*255).round().byte().numpy(), truth['keypoints'].numpy()
 
 
-def centre(rows):
-    mean = rows.mean(0)
-    return mean/np.linalg.norm(mean)
-
-
 def measure(people, frames):
     "Likeness of every clip: network -> (people, distances)"
     encoders = {'recogniser': pack_encoder(open_faces(*tiny_pack())), 'judge': open_judge(tiny_judge_path()),
@@ -46,7 +42,7 @@ def measure(people, frames):
     for i in range(people):
         who = random_people(1, g)
         photos = pictures(who.expand(4, -1), 1000*i, 1, ('medium shot', 'close up'), (288, 192))
-        known = {name: centre(embedded(one, *photos)) for name, one in encoders.items()}
+        known = {name: gallery_centre(embedded(one, *photos)) for name, one in encoders.items()}
         for k, distance in enumerate(DISTANCES):
             other = lookalike(who, distance, g) if distance else who
             clip = pictures(other, 1000*i + 7 + k, frames, ('full body', 'medium shot'), (192, 128))

@@ -1446,6 +1446,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'faceid_nb/inference/generate.py'),
                                               'faceid_nb.inference.generate.strength_at': ( '5_inference/generate.html#strength_at',
                                                                                             'faceid_nb/inference/generate.py'),
+                                              'faceid_nb.inference.generate.with_face_scale': ( '5_inference/generate.html#with_face_scale',
+                                                                                                'faceid_nb/inference/generate.py'),
                                               'faceid_nb.inference.generate.with_steps': ( '5_inference/generate.html#with_steps',
                                                                                            'faceid_nb/inference/generate.py'),
                                               'faceid_nb.inference.generate.write_clips': ( '5_inference/generate.html#write_clips',

@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +40,7 @@ from ..embeddings.appearance import appearance_files
 from ..embeddings.work import (ORDER, RESULTS, PhasePlan, RunFile, check_faces, check_links, person,
                                        read_by_hand, read_run, was_moved, write_clip)
 from ..inference.clips import clip_target, keep_clip
-from ..inference.generate import generate
+from ..inference.generate import generate, with_face_scale
 from ..inference.pose import check_poses, read_pose
 
 # %% ../../nbs/8_app/87_runner.ipynb #297c0b9f
@@ -336,8 +336,7 @@ def run_clip(
 )->Path:                        # Path of the clip
     "Generate one more clip of the person"
     target = clip_target(folder, pose, out)
-    given = {} if face_scale is None else {'face_scale': face_scale, 'face_scale_2': None}
-    sampling = replace(recipe.sampling, **given)
+    sampling = with_face_scale(recipe.sampling, face_scale)
     with working(recipe, folder, 'train') as run:
         folder = run.folder
         dance = read_pose(pose, recipe.size, recipe.num_frames)

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -144,12 +144,13 @@ def show_in_run(
     from faceid_nb.embeddings.identity import load_identity
     from faceid_nb.embeddings.work import write_clip
     from faceid_nb.inference.clips import keep_clip, list_elsewhere
+    from faceid_nb.inference.generate import with_face_scale
     from faceid_nb.inference.pose import read_pose
     pose, prompt = dance
     vectors = [load_identity(place, pack_hashes(recipe)).vector() for place in people]
     check_pretrained(recipe, len(vectors[0]))
     frames = read_pose(pose, recipe.size, recipe.num_frames)
-    sampling = recipe.sampling if face_scale is None else replace(recipe.sampling, face_scale=face_scale)
+    sampling = with_face_scale(recipe.sampling, face_scale)
     settings = {'people': [str(place) for place in people], 'pose': str(pose), 'prompt': prompt,
                 'face_scale': sampling.face_scale, 'seed': sampling.seed}
     if dry_run: return Answer(f'would write: {target}', settings | {'clip': target, 'written': False}, target)

@@ -136,7 +136,7 @@ def open_judge(
     about = session.get_modelmeta().custom_metadata_map
     outputs = [output.name for output in session.get_outputs()]
     side = session.get_inputs()[0].shape[-1]
-    if outputs != ['embedding', 'traits'] or 'border' not in about or not isinstance(side, int):
+    if outputs != ['embedding', 'traits'] or not {'border', 'traits'} <= set(about) or not isinstance(side, int):
         raise UserError(f'{path} is no judge: its outputs are {", ".join(outputs)}, expected embedding and traits, '
                         'and its properties must hold border and traits.')
     border, names = check_value(float, json.loads(about['border']), f'{path}: border'), tuple(about['traits'].split(','))

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..core.errors import PlainName, UserError, check_value
 from ..core.files import ASIDE, inside, make_private, private_folder
+from ..curation.folder import is_output
 from .identity import Identity, load_identity, save_identity, unit
 
 # %% ../../nbs/2_embeddings/24_blend.ipynb #e73248df
@@ -120,7 +121,7 @@ def check_new_folder(
     if not os.access(folder.parent, os.W_OK):
         raise UserError(f'{folder}: the folder {folder.parent} cannot be written to. Choose another folder.')
     for place in folder.resolve().parents:
-        if any((place/mark).exists() for mark in ('run.json', 'phase.json', 'started.json')):
+        if is_output(place):
             raise UserError(f'{folder} is inside the run folder {place}, whose files are listed and checked. Choose a '
                             'folder outside of it.')
     return folder

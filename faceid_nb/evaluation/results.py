@@ -230,7 +230,7 @@ def judge_html(
                  '–' if gap is None else f'{gap:+.1f}', escape(lost) or '–']
         row = ''.join(f'<td style="white-space:normal">{cell}</td>' for cell in cells)
         lines.append(f'<tr><th scope=row>{escape(labels.get(one, one))}</th>{row}</tr>')
-    return ('<p class=note>All other figures of this page are the judge&rsquo;s, a network that nothing else uses. The '
+    return ('<p class=note>The likeness everywhere else on this page is the judge&rsquo;s, a network that nothing else uses. The '
             'recogniser supplied the condition, so it may be too content: the gap says by how many deviations of the '
             'scores of real photos. Lost are traits that the judge reads in the photos and not in the clips.</p>'
             f'<div class=wide tabindex=0><table><tr><th></th>{head}</tr>{"".join(lines)}</table></div>')

@@ -6,8 +6,8 @@ Make a clip from a pose clip and a sentence, with any set of the attached adapte
 
 # %% auto #0
 __all__ = ['WORDS', 'Schedule', 'OptionalSchedule', 'OptionalGuidance', 'strength_at', 'Sampling', 'with_steps',
-           'guidance_passes', 'network_calls', 'PromptEmbeds', 'encode_prompt', 'pose_controls', 'given_conditions',
-           'generate', 'Ablation', 'clip_seed', 'generate_clips', 'write_clips']
+           'with_face_scale', 'guidance_passes', 'network_calls', 'PromptEmbeds', 'encode_prompt', 'pose_controls',
+           'given_conditions', 'generate', 'Ablation', 'clip_seed', 'generate_clips', 'write_clips']
 
 # %% ../../nbs/5_inference/52_generate.ipynb #05707170
 from collections.abc import Callable, Mapping
@@ -112,6 +112,13 @@ def with_steps(
     places = [int((step + .5)*sampling.steps/steps) for step in range(steps)]
     shorter = {name: tuple(value[place] for place in places) for name, value in sampling.schedules().items()}
     return replace(sampling, steps=steps, **shorter)
+
+def with_face_scale(
+    sampling:Sampling,
+    scale:float|None,   # None: leave it
+)->Sampling:
+    "Change the strength of the face, for all experts"
+    return sampling if scale is None else replace(sampling, face_scale=scale, face_scale_2=None)
 
 # %% ../../nbs/5_inference/52_generate.ipynb #fd119ca4
 def guidance_passes(
