@@ -158,6 +158,11 @@ class FaceFinder:
         return {'sizes': [list(s) for s in self.sizes], 'score': self.app.det_model.det_thresh,
                 'sure': [self.sure, UNSURE, SURER, STANDS], 'hint': self.hint}
 
+    @property
+    def recogniser_file(self)->str:  # Path of an ONNX file
+        "Return the file of the recogniser"
+        return self.app.models['recognition'].model_file
+
     def sizes_for(
         self,
         shape:tuple,  # Height and width of a picture
@@ -187,7 +192,7 @@ def _standing(self:FaceFinder, image, keypoints):
 def _unit(self:FaceFinder, vector):
     length = np.linalg.norm(vector)
     if not np.isfinite(length) or length == 0:
-        file = self.app.models['recognition'].model_file
+        file = self.recogniser_file
         answer = 'zeros' if length == 0 else 'NaN or infinity'
         raise UserError(f'The recogniser {file} answers {answer} for a face. '
                         'The file is damaged or made for other hardware: fetch the pack again.')
