@@ -63,6 +63,7 @@ class PretrainPlan:
     # Face branch alone, with the appearance as a second condition
     whole:TrainConfig=fit_config(5000, 1e-3, 128, seed=97, weight_decay=.01, ema_decay=.995, checkpoint_every=250)
     whole_likeness:float=1.5   # Weight of the face loss in that stage
+    poses:TrainConfig=fit_config(13000, 2e-3, 544, seed=101, checkpoint_every=1000)  # Of the network that reads the pose of a photo
     shards:int=2               # Denoiser and face branch learn from this many times `clips`
     rank:int=32                # Of the face branch, at first
     wide:MapperConfig=MapperConfig(width=256, id_dim=1280, tokens=8, hidden=1024, rank=64)  # Of the shipped face branch
@@ -417,4 +418,4 @@ TOY = PretrainPlan(
     people=24, clips=6, crowds=4, ensemble=2, critic=_toy(2, 4, 11), recogniser=_toy(2, 4, 23), detector=_toy(2, 2, 31),
     tuning=_toy(2, 2, 37), vae=_toy(3, 1, 41), decoder=_toy(2, 1, 47), denoiser=_toy(3, 2, 53, 1e-3),
     together=_toy(2, 2, 67, 1e-3), likeness=_toy(2, 2, 71, 1e-3), judge=_toy(2, 4, 83), appearance=_toy(2, 4, 89),
-    whole=_toy(2, 2, 97), size=(96, 64))
+    whole=_toy(2, 2, 97), poses=_toy(2, 4, 101), size=(96, 64))

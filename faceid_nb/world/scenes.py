@@ -7,8 +7,8 @@ The results are clips, pose clips, and a folder of photos like that of a phone, 
 
 # %% auto #0
 __all__ = ['RANGES', 'COLOURS', 'PLACES', 'SHOTS', 'LIMBS', 'LIMB_COLOURS', 'ROWS', 'PHOTO_KINDS', 'BAD', 'random_dance', 'Scene',
-           'random_scenes', 'draw_place', 'draw_scene', 'draw_pose', 'compile_painter', 'Painters', 'take_photo',
-           'film', 'write_subject', 'write_dances']
+           'random_scenes', 'draw_place', 'draw_scene', 'Standing', 'draw_pose', 'compile_painter', 'Painters',
+           'take_photo', 'film', 'write_subject', 'write_dances']
 
 # %% ../../nbs/7_world/73_scenes.ipynb #b9559587
 from collections.abc import Callable
@@ -195,6 +195,13 @@ def draw_scene(
     return picture.clamp(0, 1), truth
 
 # %% ../../nbs/7_world/73_scenes.ipynb #0a97026c
+@dataclass(frozen=True)
+class Standing:
+    "Hold how people stand and where the camera is, without who they are"
+    pose:dict[str, torch.Tensor]  # Names of `POSE` (B,)
+    zoom:torch.Tensor             # Share of the frame's height that a head takes (B,)
+    at:torch.Tensor               # Neck, share of width and height (B, 2)
+
 LIMBS = dict(left_arm=('left_shoulder', 'left_elbow', 'left_hand'),
              right_arm=('right_shoulder', 'right_elbow', 'right_hand'),
              left_leg=('left_hip', 'left_knee', 'left_foot'),
@@ -204,7 +211,7 @@ LIMB_COLOURS = dict(left_arm=((1., .55, 0.), (1., .9, .2)), right_arm=((.1, .9, 
 
 # %% ../../nbs/7_world/73_scenes.ipynb #e052fe27
 def draw_pose(
-    scene:Scene,                  # What to draw
+    scene:'Scene|Standing',       # Who moves how, and where the camera is
     size:tuple[int, int],         # Height and width in pixels
 )->torch.Tensor:                  # RGB in [0,1] on black (B, 3, H, W)
     "Paint the pose alone, with the limbs and the face of an average person, so that it shows no identity"

@@ -6,7 +6,7 @@ Find the weights inside the package. Each file is compared with its hash on the 
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'SIZE', 'NUM_FRAMES', 'FPS', 'as_shipped', 'tiny_model_path', 'tiny_branch', 'tiny_appearance_path',
-           'tiny_judge_path', 'tiny_pack']
+           'tiny_judge_path', 'tiny_pose_reader', 'tiny_pack']
 
 # %% ../../nbs/7_world/70_shipped.ipynb #e47876bd
 from pathlib import Path
@@ -51,6 +51,10 @@ def tiny_appearance_path()->Path:  # Folder that `embeddings.appearance.open_app
 def tiny_judge_path()->Path:  # File that `embeddings.appearance.open_judge` opens
     "Find the shipped judge, which no training and no choice of photos uses"
     return as_shipped(WEIGHTS/'judge'/'judge.onnx')
+
+def tiny_pose_reader()->Path:  # File that `world.facepack.open_pose_reader` opens
+    "Find the shipped network that reads the pose of a photo"
+    return as_shipped(WEIGHTS/'pose_reader.safetensors')
 
 def tiny_pack()->tuple[Path, str]:  # `root` and `name` for insightface's `FaceAnalysis`
     "Find the shipped face pack"
