@@ -180,7 +180,7 @@ BUGS = (
     *bugs('training/data.py', TRAINING,
         ('face_dropout_ignored', ' * ~faceless[:, None]', ''),
         ('word_dropout_ignored', "cache.null_prompt_embeds if empty else sample.conditions['prompt_embeds']", "sample.conditions['prompt_embeds']"),
-        ('held_out_photos_trained_on', "if photo.split == 'train'", 'if photo.split'),
+        ('held_out_photos_trained_on', 'if photo.split == split]', 'if photo.split]'),
         ('chance_without_the_step', "f'{seed}:{step}'", "f'{seed}'"),
         ('old_cache_taken', 'if cache.key == key: return cache', 'return cache'),
         ('mask_turned_over', 'covered(y0, y1, size[0], grid[0])[:, None] * covered(x0, x1, size[1], grid[1])',

@@ -31,6 +31,7 @@
 - `faceid_nb.embeddings.blend`: Blend several people into a new one by weights, walk from one face to another, and keep a bank of people on disk.
 - `faceid_nb.embeddings.encoders`: Turn every kept photo into a vector that identifies the person, and see in one picture whether the photos agree.
 - `faceid_nb.embeddings.identity`: Merge the vectors of many photos into one for the person, find photos that distort it, and keep it in a file.
+- `faceid_nb.evaluation.heldout`: After this chapter you can say, before a single clip is made, whether a training has brought the model closer to a person.
 - `faceid_nb.evaluation.identity`: After this chapter you can score the likeness of each frame of a clip to a person, between a floor and a ceiling.
 - `faceid_nb.evaluation.motion`: After this chapter you can measure how well a clip follows the pose, how steady the face is, and how much it moves.
 - `faceid_nb.evaluation.report`: After this chapter a run ends in one page that you can share: photos, pose clip, generated clips and likeness.

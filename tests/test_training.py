@@ -108,11 +108,11 @@ def stop_in(function, call, number):
 
 @pytest.mark.skipif(os.name != 'posix', reason='signals to oneself')
 @pytest.mark.parametrize('number', SIGNALS)
-@pytest.mark.parametrize('place, call', [('draw_batch', 6), ('flow_loss', 6), ('_check_finite', 5), ('learning_rate', 5), ('_call', 5)])  # the one in step 5; a checkpoint draws too
+@pytest.mark.parametrize('place, call', [('draw_batch', 6), ('predict', 6), ('_check_finite', 5), ('learning_rate', 5), ('_call', 5)])  # the one in step 5; a checkpoint draws too
 def test_a_stop_loses_no_finished_step(number, place, call, whole, tmp_path, monkeypatch):
     "In each part of a step: before its update the step is left out, after it the step is kept"
     with monkeypatch.context() as m:
-        where = finetune if place in ('draw_batch', 'flow_loss') else loop
+        where = finetune if place in ('draw_batch', 'predict') else loop
         m.setattr(where, place, stop_in(getattr(where, place), call, number))
         with pytest.raises(KeyboardInterrupt): go(tmp_path)
     again, _, _ = go(tmp_path)
@@ -467,7 +467,7 @@ def test_weights_are_checked_after_the_last_step(spoil, tmp_path):
 @pytest.mark.parametrize('error', [MemoryError(), torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_too_little_memory_says_so(error, tmp_path, monkeypatch):
     def full(*args): raise error
-    monkeypatch.setattr(finetune, 'flow_loss', full)
+    monkeypatch.setattr(finetune, 'predict', full)
     with pytest.raises(UserError, match=r'Memory ran out in step 1.*training.batch_size \(it is 2\)') as said: go(tmp_path)
     assert '\n' not in str(said.value)
 

@@ -9,8 +9,8 @@ Only this module names a model family."""
 __all__ = ['ABLATIONS', 'LABELS', 'recipe_folder', 'check_experts', 'open_model', 'lora_targets', 'calls_of_a_clip',
            'branch_location', 'attach_adapters', 'load_adapters', 'pack_files', 'check_recorded_packs', 'face_finder',
            'appearance_location', 'judge_location', 'uses_appearance', 'judge_files', 'open_judge_of', 'open_encoders',
-           'identity_encoders', 'model_hashes', 'pack_hashes', 'judge_hashes', 'check_model', 'training_bytes',
-           'check_branch', 'check_device', 'check_machine']
+           'identity_encoders', 'face_reader', 'model_hashes', 'pack_hashes', 'judge_hashes', 'check_model',
+           'training_bytes', 'check_branch', 'check_device', 'check_machine']
 
 # %% ../../nbs/8_app/85_models.ipynb #f398d5c2
 import json
@@ -34,12 +34,14 @@ from ..core.errors import UserError, check_value
 from ..core.files import file_sha256, read_json_as
 from ..curation.faces import FaceFinder
 from ..curation.packs import check_pack, open_faces, open_opencv, opencv_files, pack_folder
-from ..embeddings.appearance import (PARTS, FaceEncoder, appearance_files, open_appearance, open_judge,
-                                             pack_encoder)
+from ..embeddings.appearance import (PARTS, FaceEncoder, appearance_files, appearance_network,
+                                             open_appearance, open_judge, pack_encoder)
 from ..inference.generate import Ablation, Sampling, network_calls
 from ..models.family import Family
 from ..models.wan_folder import linear_layers, missing_parts, model_folder, model_width, open_pipeline
 from ..models.wan_vace import WanVACE
+from ..embeddings.encoders import recogniser_network
+from ..training.losses import FaceReader, FaceView
 
 # %% ../../nbs/8_app/85_models.ipynb #c0558a7a
 ABLATIONS = (
@@ -240,12 +242,27 @@ def identity_encoders(
             opened[name] = open_appearance(appearance_location(recipe), recipe.identity.border)
     return opened
 
+def face_reader(
+    recipe:Recipe,
+)->FaceReader|None:
+    "Open the networks of the identity for the identity loss and the held-out stills; None: the recipe has neither"
+    if not recipe.training.identity_weight and recipe.training.photo_control == 'none': return None
+    views = []
+    for name in PARTS[recipe.identity.encoder]:
+        if name == 'recogniser':
+            network, border = recogniser_network(face_finder(recipe), recipe.model.device), 0.
+        else:
+            network, border = appearance_network(appearance_location(recipe), recipe.model.device), recipe.identity.border
+        views.append(FaceView(network, network.side, border))
+    return FaceReader(tuple(views))
+
 # %% ../../nbs/8_app/85_models.ipynb #0e987f49
 def model_hashes(
     recipe:Recipe,
 )->dict[str, str]:   # Name -> sha256
     "Hash the models, the face branch that training starts from, the encoders and the judge"
     start = [branch_location(recipe)] if recipe.model.face_branch else []
+    start += [shipped('pose')] if recipe.training.photo_control == 'pose' else []
     files = [*sorted(recipe_folder(recipe).rglob('*.safetensors')), *start, *pack_files(recipe)]
     hashes = {f'{path.parent.name}/{path.name}': file_sha256(path) for path in files}
     return hashes | {name: sha for name, sha in pack_hashes(recipe).items() if '/' in name} | judge_hashes(recipe)

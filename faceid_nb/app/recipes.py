@@ -141,6 +141,8 @@ def _check_networks(recipe):
     real, drawn = recipe.model.where and not recipe.inputs.drawn, 'knows drawn people only. Set'
     if real and recipe.identity.encoder != 'recogniser' and not recipe.identity.where:
         raise ValueError(f'the appearance encoder of this package {drawn} identity.where=FOLDER of a CLIP')
+    if real and recipe.training.photo_control == 'pose':
+        raise ValueError(f'the pose network of this package {drawn} training.photo_control=none')
     if real and recipe.judge.kind == 'onnx' and not recipe.judge.root:
         raise ValueError(f'the judge of this package {drawn} judge.kind=opencv and judge.root, or judge.kind=none')
     judge, pack = ((one.kind, one.root, one.name*(one.kind == 'insightface')) for one in (recipe.judge, recipe.pack))
@@ -215,15 +217,8 @@ def tiny()->Recipe:
         mapper=MapperConfig(width=256, id_dim=1280, tokens=8, hidden=1024, rank=64),
         lora=LoraSettings(targets='everywhere'),
         training=TrainingKeys(
-            steps_a=40,
-            steps_b=90,
-            batch_size=8,
-            lr_mapper=2e-4,
-            lr_lora=2e-3,
-            face_weight=6.0,
-            id_dropout=0.5,
-            ema_decay=0.95,
-            preview_every=65,
+            steps_a=60, steps_b=0, batch_size=4, lr_mapper=2e-4, lr_lora=2e-3, ema_decay=0.9, preview_every=40,
+            text_dropout=0., id_dropout=.5, face_weight=6.0, photo_control='pose',
         ),
         sampling=Sampling(steps=3, guidance_scale=1.0),
     )
@@ -409,12 +404,13 @@ def run_location(
 
 # %% ../../nbs/8_app/83_recipes.ipynb #189f0d8d
 def shipped(
-    part:str,      # model, branch, appearance, judge: a path; pack: root and name
+    part:str,      # model, branch, appearance, judge, pose: a path; pack: root and name
 )->Path|tuple[Path, str]:
     "Find a part of the embedded world"
     from faceid_nb.world import shipped as world
     found = {'model': world.tiny_model_path, 'branch': world.tiny_branch, 'pack': world.tiny_pack,
-             'appearance': world.tiny_appearance_path, 'judge': world.tiny_judge_path}
+             'appearance': world.tiny_appearance_path, 'judge': world.tiny_judge_path,
+             'pose': world.tiny_pose_reader}
     return found[part]()
 
 def model_location(

@@ -417,6 +417,10 @@ def phase_summary(
         agree = 'one photo, so no similarity' if r.same is None else f'mean similarity of two photos {r.same:z.2f}'
         line = f'{r.train} photos for training, {r.heldout} held out for evaluation; {agree} ({took})'
         return '\n'.join([line, *(f'  warning: {text}' for text in r.outliers)])
-    if step.name == 'train': return f'{r.steps} steps, loss {r.first_loss:.3f} -> {r.last_loss:.3f} ({took})'
+    if step.name == 'train':
+        line = f'{r.steps} steps, loss {r.first_loss:.3f} -> {r.last_loss:.3f} ({took})'
+        if r.heldout_before is None: return line
+        line += f'\n  likeness to the held-out photos {r.heldout_before:z.3f} -> {r.heldout_after:z.3f}'
+        return line if r.kept == 'tuned' else f'{line}\n  the training did not help; the pretrained branch is kept'
     if step.name == 'generate': return f'{len(r.clips)} clips in {place} ({took})'
     return f'likeness {r["base"].mean:z.2f} before training, {r["full"].mean:z.2f} after ({took})'

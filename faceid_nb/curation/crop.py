@@ -8,8 +8,8 @@ training has to learn what the words leave out."""
 
 # %% auto #0
 __all__ = ['NEVER', 'Captioner', 'LargeCrop', 'CropConfig', 'window', 'is_alone', 'crop_boxes', 'cut_window', 'to_window',
-           'face_in', 'enlarge_box', 'fit_side', 'trim_box', 'open_rectangle', 'overlap', 'round_to_even', 'large_box',
-           'large_size', 'blur_others', 'large_picture', 'training_picture', 'rotate_face', 'shot_name',
+           'face_in', 'points_in', 'enlarge_box', 'fit_side', 'trim_box', 'open_rectangle', 'overlap', 'round_to_even',
+           'large_box', 'large_size', 'blur_others', 'large_picture', 'training_picture', 'rotate_face', 'shot_name',
            'remove_face_phrases', 'caption', 'describe_picture']
 
 # %% ../../nbs/1_curation/14_crop.ipynb #df45ba31
@@ -133,6 +133,15 @@ def face_in(
 )->tuple:        # Left, top, right, bottom of the face in the cut picture, inside it
     "Convert the box of a face to the coordinates of the cut picture"
     return to_window(face.box, box, size)
+
+def points_in(
+    face:Face,   # Face in the photo
+    box:tuple,   # Window: left, top, right, bottom
+    size:tuple,  # Height and width of the cut picture
+)->tuple:        # Five pairs: x and y in the cut picture, some perhaps outside it
+    "Convert the key points of a face to the coordinates of the cut picture"
+    scale = np.array([size[1]/(box[2] - box[0]), size[0]/(box[3] - box[1])])
+    return tuple((round(float(x), 2), round(float(y), 2)) for x, y in (face.keypoints - np.array(box[:2]))*scale)
 
 # %% ../../nbs/1_curation/14_crop.ipynb #c5f7154f
 def enlarge_box(

@@ -31,7 +31,7 @@ from ..core.media import read_image, write_image
 from ..core.plot import save_figure, tile
 from ..core.split import SPLITS, Split, SplitConfig, bursts, near_groups, split_photos
 from .crop import Captioner, CropConfig, caption, crop_boxes, describe_picture, large_picture
-from .crop import training_picture, rotate_face, remove_face_phrases
+from .crop import points_in, training_picture, rotate_face, remove_face_phrases
 from .faces import FaceFinder
 from .folder import list_photos
 from .photos import read_photo
@@ -54,6 +54,7 @@ class Crop:
     size:Size
     left_out:tuple[str, ...] = ()    # Phrases about the face that the caption does not repeat
     needs_blur:tuple[Box, ...] = ()  # Other faces that no window keeps out
+    keypoints:tuple[tuple[FiniteFloat, FiniteFloat], ...] = ()  # Of the face: eyes, nose, mouth corners, pixels
 
 # %% ../../nbs/1_curation/15_manifest.ipynb #e602a056
 @dataclass(frozen=True)
@@ -258,7 +259,8 @@ def cut_photo(
         picture, inside, needs_blur = training_picture(image, box, face, others, crop)
         write_image(out/f'{stem}_{name}.png', picture)
         text, left_out = worded(picture, inside)
-        made.append(Crop(f'{stem}_{name}.png', text, inside, tuple(crop.size), left_out, needs_blur))
+        points = points_in(face, box, crop.size)
+        made.append(Crop(f'{stem}_{name}.png', text, inside, tuple(crop.size), left_out, needs_blur, points))
     if crop.large:
         picture, inside, needs_blur = large_picture(image, face, others, crop.large)
         write_image(out/f'{stem}_large.png', picture)

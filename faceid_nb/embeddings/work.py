@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -148,6 +148,9 @@ class Trained:
     first_loss:float
     last_loss:float
     resumed_at:int
+    heldout_before:float|None = None  # Likeness to held-out photos before the training, by the appearance encoder
+    heldout_after:float|None = None   # And after it
+    kept:Literal['tuned', 'untuned'] = 'tuned'  # untuned: it did not help and was taken back
 
 @configuration
 class Generated:

@@ -72,6 +72,9 @@ class Family(Protocol):
     def decode_video(self, latents:Tensor)->Tensor:
         "Decode latents to a clip (B, 3, F, H, W) in [-1, 1]"
 
+    def decode_frames(self, latents:Tensor)->Tensor:
+        "Decode latents to a clip, with gradients; only the identity loss calls this"
+
     def encode_text(self, prompt:str)->Tensor:
         "Encode a prompt as rows (n, T), without padding"
 

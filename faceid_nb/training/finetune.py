@@ -22,7 +22,7 @@ from ..core.errors import UserError
 from ..models.family import Family, check_conditions
 from .data import Batch, PhotoCache, draw_batch, sample_tensors
 from .loop import Every, Task, TrainResult, open_accelerator, run
-from .losses import draw_noise, flow_loss
+from .losses import FaceReader, draw_noise, flow_error, own_face_loss, predict
 from .stages import FlowTrainConfig
 
 # %% ../../nbs/4_training/45_finetune.ipynb #2ad3ed3a
@@ -82,6 +82,7 @@ def adapter_task(
     cache:PhotoCache,         # Samples to learn from
     config:FlowTrainConfig,
     accelerator:Accelerator,
+    reader:FaceReader|None=None,  # Looks at the faces for the identity loss; None: no such loss
 )->Task:
     "Describe the training of adapters as a task for the loop"
     groups = trainable(model, adapters, config)
@@ -97,8 +98,12 @@ def adapter_task(
         return _Draw(batch.part(mine).to(device, model.dtype, model.needs), noise[mine].to(device), t[mine].to(device))
 
     def loss(drawn:_Draw)->Tensor:
+        batch, noise, t = drawn.batch, drawn.noise, drawn.t
         with accelerator.autocast():
-            return flow_loss(model, adapters, drawn.batch, drawn.noise, drawn.t, config.face_weight)
+            v = predict(model, adapters, batch, noise, t)
+        flow = flow_error(v, batch, noise, config.face_weight)
+        if not (reader and config.identity_weight): return flow
+        return flow + config.identity_weight*own_face_loss(model, v, batch, noise, t, reader, config.identity_samples)
 
     def around(drawn:_Draw)->AbstractContextManager:
         return model.shared_padding(drawn.batch.conditions)
@@ -121,6 +126,7 @@ def train(
     folder:Path,             # Where checkpoints and results go; a run in this folder is resumed
     every:Every=(),          # What to do every n steps, such as previews
     progress:bool=True,      # Show a bar, in a notebook or a terminal
+    reader:FaceReader|None=None,  # Looks at the faces for the identity loss; None: no such loss
 )->TrainResult:              # Losses, and the files that the main process wrote
     "Train adapters from the start or from the newest checkpoint; a stop saves the last finished step"
     check_cache(cache)
@@ -133,7 +139,7 @@ def train(
         host.module.to(accelerator.device)
         if config.gradient_checkpointing:
             host.module.enable_gradient_checkpointing()
-    task = adapter_task(model, adapters, cache, config, accelerator)
+    task = adapter_task(model, adapters, cache, config, accelerator, reader)
     result = run(task, config, Path(folder), accelerator, every, progress)
     for host in model.hosts:
         host.module.requires_grad_(False)

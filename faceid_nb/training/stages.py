@@ -43,6 +43,9 @@ class FlowSettings:
     text_dropout:Share = .1              # Share of samples with the empty prompt
     id_dropout:Share = .1                # Share of samples with the null identity
     gradient_checkpointing:bool = False  # Use less memory and a quarter more time
+    identity_weight:NotNegative = 0.     # Weight of the identity loss, by the networks of the identity; 0: none
+    identity_samples:Count = 2           # Stills of a step that the identity loss decodes
+    photo_control:Literal['none', 'pose'] = 'none'  # Control of a photo; pose: as our network reads it, drawn people only
 
 # %% ../../nbs/4_training/40_stages.ipynb #3226392a
 @configuration
