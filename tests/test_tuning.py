@@ -1,8 +1,11 @@
 """The tuning on one person: its control, its identity loss, and what happens when it does not help."""
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from torch.nn import functional as F
@@ -11,11 +14,13 @@ from faceid_nb.app.inputs import photo_control
 from faceid_nb.app.phases import keep_better
 from faceid_nb.app.recipes import open_recipe, tiny
 from faceid_nb.core.errors import UserError
+from faceid_nb.embeddings.encoders import OnnxRecogniser
 from faceid_nb.training.data import PhotoCache, Sample, draw_batch, load_cache, save_cache, step_generator
 from faceid_nb.training.losses import FaceReader, FaceView, draw_noise, own_face_loss
 from faceid_nb.world.facepack import PoseReader, as_standing, face_unit, pose_target
 from faceid_nb.world.people import random_people
 from faceid_nb.world.scenes import draw_pose, draw_scene, random_scenes
+from faceid_nb.world.shipped import tiny_pack
 
 POINTS = torch.tensor([[11., 16.], [21., 16.], [16., 22.], [12., 27.], [20., 27.]])
 
@@ -136,3 +141,35 @@ def test_the_shipped_pose_reader_sees_new_people_stand_where_they_stand():
     drawn = [read(picture, points) for picture, points in zip(uint8(frames), truth['keypoints'].numpy())]
     shares = [(head(a) & head(b)).sum()/max(1, (head(a) | head(b)).sum()) for a, b in zip(uint8(draw_pose(scene, (192, 128))), drawn)]
     assert np.mean(shares) > .8, shares
+
+
+MOBILE = Path(__file__).resolve().parent.parent.parent/'shared'/'assets'/'face_models'/'mobilefacenet_y1_arcface_128d.onnx'
+
+
+@pytest.mark.parametrize('path', [
+    Path(tiny_pack()[0])/'models'/tiny_pack()[1]/'recogniser.onnx',
+    pytest.param(MOBILE, marks=pytest.mark.skipif(not MOBILE.is_file(), reason='the recogniser from the wild is not here'))])
+def test_a_recogniser_answers_with_torch_as_with_onnxruntime(path):
+    net, session = OnnxRecogniser(path), onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    faces = (torch.rand(2, 3, net.side, net.side, generator=seeded(0))*2 - 1).requires_grad_(True)
+    answer = net(faces)
+    asked = (faces.detach()*127.5 + 127.5 if net.scales else faces.detach()).numpy()
+    assert np.abs(answer.detach().numpy() - session.run(None, {net.input: asked})[0]).max() < 1e-4
+    answer.sum().backward()
+    assert faces.grad.abs().sum() > 0
+
+
+def small_onnx(path, kind):
+    "Write a network of one node"
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 8, 8]) for name in ('face', 'embedding')]
+    graph = onnx.helper.make_graph([onnx.helper.make_node(kind, ['face'], ['embedding'])], 'one', values[:1], values[1:])
+    onnx.save(onnx.helper.make_model(graph), str(path))
+    return path
+
+
+def test_a_recogniser_that_cannot_run_with_gradients_is_refused_by_the_name_of_its_layer(tmp_path):
+    assert OnnxRecogniser(small_onnx(tmp_path/'known.onnx', 'Relu')).side == 8
+    with pytest.raises(UserError, match='layers Softmax'): OnnxRecogniser(small_onnx(tmp_path/'other.onnx', 'Softmax'))
+    (tmp_path/'torn.onnx').write_bytes(b'not a network')
+    with pytest.raises(UserError, match='torn.onnx cannot be read'): OnnxRecogniser(tmp_path/'torn.onnx')
+    with pytest.raises(UserError, match='gone.onnx cannot be read'): OnnxRecogniser(tmp_path/'gone.onnx')
