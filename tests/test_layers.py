@@ -15,7 +15,7 @@ OWNERS = {    # heavy library: the modules that may import it; the embedded worl
     'ipywidgets': {'app.widgets'},
     'ray': {'curation.scale'},
     'onnxruntime': {'curation.packs', 'embeddings.appearance'},  # the number of its threads; the judge
-    'onnx': set()}
+    'onnx': {'embeddings.encoders'}}
 
 
 def number(path):

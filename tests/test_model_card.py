@@ -26,10 +26,10 @@ def test_weights_are_small_and_hold_no_code(card):
 
 def test_the_card_says_how_the_weights_were_made(card):
     assert set(card['stages']) == {'critic', 'critic_0', 'critic_1', 'critic_2', 'recogniser', 'detector', 'tuning', 'vae', 'decoder', 'latents', 'denoiser', 'together', 'likeness',
-                                   'judge', 'appearance', 'whole'}
+                                   'judge', 'appearance', 'whole', 'poses'}
     assert {'plan', 'minutes', 'device', 'versions', 'exam', 'figures'} <= set(card)
     assert all('seed' in card['plan'][name] for name in ('critic', 'recogniser', 'detector', 'tuning', 'vae', 'decoder', 'denoiser', 'together', 'likeness',
-                                                             'judge', 'appearance', 'whole'))
+                                                             'judge', 'appearance', 'whole', 'poses'))
 
 
 def test_the_card_reports_every_bar_and_never_a_better_one(card):

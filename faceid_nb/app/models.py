@@ -242,6 +242,7 @@ def identity_encoders(
             opened[name] = open_appearance(appearance_location(recipe), recipe.identity.border)
     return opened
 
+# %% ../../nbs/8_app/85_models.ipynb #59afb2d9
 def face_reader(
     recipe:Recipe,
 )->FaceReader|None:

@@ -177,13 +177,13 @@ def heldout_check(
     seen = torch.from_numpy(side_by_side([stored_rows(stored, records, name) for name in PARTS[recipe.identity.encoder]]))
     manifest = read_json_as(folder/'curate'/'manifest.json', dict[str, Any])
     photos = photo_cache(model, manifest, folder/'curate', seen.numpy(), draw_control=draw, split='heldout')
-    one_each = {sample.photo: sample for sample in photos.samples}
-    photos = replace(photos, samples=tuple(one_each.values()))
+    photos = replace(photos, samples=tuple({sample.photo: sample for sample in photos.samples}.values()))
     def measure():
         cosines = heldout_likeness(model, adapters, photos, seen, person(folder), reader, recipe.sampling.steps)
         return float(cosines.mean())
     return measure
 
+# %% ../../nbs/8_app/86_phases.ipynb #520f06d6
 def keep_better(
     adapters:Adapters,                  # Trained
     start:dict[str, dict[str, Tensor]], # Adapter -> its weights before the training
@@ -212,6 +212,7 @@ TRAINED = (
     'trackers/*',
 )
 
+# %% ../../nbs/8_app/86_phases.ipynb #5856b644
 def plan_train(
     recipe:Recipe,
     folder:Path,         # Run folder, embedded

@@ -148,7 +148,7 @@ class Trained:
     first_loss:float
     last_loss:float
     resumed_at:int
-    heldout_before:float|None = None  # Likeness to held-out photos before the training, by the appearance encoder
+    heldout_before:float|None = None  # Likeness to held-out photos before the training
     heldout_after:float|None = None   # And after it
     kept:Literal['tuned', 'untuned'] = 'tuned'  # untuned: it did not help and was taken back
 
@@ -267,9 +267,8 @@ def stored_rows(
     "Look up the embeddings of some photos; an error names the photo that has none"
     if not records: raise UserError('The manifest keeps no photo of one split. Curate more photos.')
     rows = faces.of(network)
-    for record in records:
-        if record.sha256 not in rows:
-            raise UserError(f'{record.file} has no embedding by the {network} in {FACES}. Curate again.')
+    for record in (one for one in records if one.sha256 not in rows):
+        raise UserError(f'{record.file} has no embedding by the {network} in {FACES}. Curate again.')
     return np.stack([rows[record.sha256] for record in records])
 
 # %% ../../nbs/2_embeddings/23_work.ipynb #cde86fe7
@@ -334,8 +333,7 @@ def check_faces(
 ):
     "Refuse encoders whose embeddings the mapper cannot take"
     sizes = {name: len(one.embed(np.full((112, 112, 3), 128, np.uint8), POINTS)) for name, one in encoders.items()}
-    n = sum(sizes.values())
-    if n == id_dim: return
+    if (n := sum(sizes.values())) == id_dim: return
     given = ' and '.join(f'the {name} gives {size}' for name, size in sizes.items())
     raise UserError(f'Of each face, {given} numbers, and mapper.id_dim is {id_dim}. Set mapper.id_dim={n}.')
 

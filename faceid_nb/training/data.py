@@ -114,6 +114,7 @@ class TrainPhoto:
 # Picture uint8 (H, W, 3) and key points of the face (5, 2) -> control picture, as the picture
 DrawControl = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
+# %% ../../nbs/4_training/41_data.ipynb #f3f4f9c2
 def photo_cache(
     model:Family,
     manifest:dict,          # What curation wrote
@@ -204,6 +205,7 @@ def _fits(
     others = [(tensor, first.conditions[name]) for name, tensor in sample.conditions.items() if name != 'prompt_embeds']
     return all(tensor.ndim == 4 and tensor.shape[1:] == grid and len(tensor) == len(model) for tensor, model in others)
 
+# %% ../../nbs/4_training/41_data.ipynb #56618339
 def load_cache(
     path:Path,    # A file that `save_cache` made
 )->PhotoCache:    # On the CPU

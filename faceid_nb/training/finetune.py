@@ -76,6 +76,7 @@ def _part(accelerator, n):
     size = n//accelerator.num_processes
     return slice(accelerator.process_index*size, (accelerator.process_index + 1)*size)
 
+# %% ../../nbs/4_training/45_finetune.ipynb #2bf6b977
 def adapter_task(
     model:Family,
     adapters:Adapters,

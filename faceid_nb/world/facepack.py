@@ -347,6 +347,7 @@ def pose_target(
     angles = (torch.stack([scene.pose[name] for name in READ], -1) - middle)/spread
     return torch.cat([STEADY*place, angles], -1)
 
+# %% ../../nbs/7_world/76_facepack.ipynb #ddb2ac33
 def as_standing(
     answer:torch.Tensor,     # Of a `PoseReader` (B, 3 + len(READ))
     keypoints:torch.Tensor,  # In pixels (B, 5, 2)
@@ -405,6 +406,7 @@ def save_pose_reader(
     weights = {name: w.detach().half().cpu().contiguous() for name, w in net.state_dict().items()}
     return save_tensors(path, weights, {})
 
+# %% ../../nbs/7_world/76_facepack.ipynb #8ebc98c2
 def open_pose_network(
     path:Path,        # Of `save_pose_reader`
 )->PoseReader:        # Frozen
