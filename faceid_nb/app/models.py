@@ -36,11 +36,11 @@ from ..curation.faces import FaceFinder
 from ..curation.packs import check_pack, open_faces, open_opencv, opencv_files, pack_folder
 from ..embeddings.appearance import (PARTS, FaceEncoder, appearance_files, appearance_network,
                                              open_appearance, open_judge, pack_encoder)
+from ..embeddings.encoders import recogniser_network
 from ..inference.generate import Ablation, Sampling, network_calls
 from ..models.family import Family
 from ..models.wan_folder import linear_layers, missing_parts, model_folder, model_width, open_pipeline
 from ..models.wan_vace import WanVACE
-from ..embeddings.encoders import recogniser_network
 from ..training.losses import FaceReader, FaceView
 
 # %% ../../nbs/8_app/85_models.ipynb #c0558a7a

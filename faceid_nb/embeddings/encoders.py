@@ -136,9 +136,10 @@ class OnnxRecogniser(nn.Module):
         self.nodes = [(node.op_type, list(node.input), node.output[0],
                        {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}) for node in graph.node]
         unknown = sorted({kind for kind, *_ in self.nodes} - set(LAYERS))
-        if unknown or len(inputs) != 1 or len(graph.output) != 1:
-            raise UserError(f'{path} cannot run with gradients: layers {", ".join(unknown) or "all known"}, '
-                            f'{len(inputs)} inputs, {len(graph.output)} outputs. Set training.identity_weight=0.')
+        known = 'Use a recogniser of the ArcFace kind, or set training.identity_weight=0 and training.photo_control=none.'
+        if unknown: raise UserError(f'{path} has layers that cannot run with gradients here: {", ".join(unknown)}. {known}')
+        if len(inputs) != 1 or len(graph.output) != 1:
+            raise UserError(f'{path} has {len(inputs)} inputs and {len(graph.output)} outputs; a recogniser has one of each. {known}')
         self.input, self.output = inputs[0].name, graph.output[0].name
         self.side = inputs[0].type.tensor_type.shape.dim[-1].dim_value
         # insightface's rule: a file that scales its own input wants colours of 0 to 255

@@ -276,7 +276,7 @@ def verification(
 # %% ../../nbs/7_world/76_facepack.ipynb #0b0aad57
 READ = tuple(name for name in POSE if name not in ('sway', 'bob'))  # These two move the neck, which is read as a place
 WIDE, CLOSE = (16, 96), (6, 64)  # Two views: side of the square as a multiple of eyes to mouth, and in pixels
-STEADY = 10.                     # Brings places and sizes to about the spread of the angles
+STEADY = 10.                     # Brings the logarithm of the size to about the spread of the angles
 
 def face_unit(
     keypoints:torch.Tensor,  # Eyes, nose and mouth corners in pixels (B, 5, 2)
@@ -342,10 +342,10 @@ def pose_target(
     head = scene.zoom*size[0]
     moved = torch.stack([scene.pose['sway'], scene.pose['bob']], -1)*head[:, None]
     neck = scene.at*torch.tensor([size[1], size[0]], device=dev) + moved
-    place = torch.cat([(neck - centre)/unit[:, None]/10, (head/unit/5).log()[:, None]], -1)
+    size = STEADY*(head/unit/5).log()
     middle, spread = _middle_and_spread(dev)
     angles = (torch.stack([scene.pose[name] for name in READ], -1) - middle)/spread
-    return torch.cat([STEADY*place, angles], -1)
+    return torch.cat([(neck - centre)/unit[:, None], size[:, None], angles], -1)
 
 # %% ../../nbs/7_world/76_facepack.ipynb #ddb2ac33
 def as_standing(
@@ -355,7 +355,7 @@ def as_standing(
 )->Standing:
     "Convert an answer to what `draw_pose` paints"
     (centre, unit), dev = face_unit(keypoints), keypoints.device
-    neck = centre + answer[:, :2]/STEADY*10*unit[:, None]
+    neck = centre + answer[:, :2]*unit[:, None]
     head = (answer[:, 2]/STEADY).exp()*5*unit
     middle, spread = _middle_and_spread(dev)
     pose = dict(zip(READ, (answer[:, 3:]*spread + middle).unbind(-1)))

@@ -211,7 +211,7 @@ LIMB_COLOURS = dict(left_arm=((1., .55, 0.), (1., .9, .2)), right_arm=((.1, .9, 
 
 # %% ../../nbs/7_world/73_scenes.ipynb #e052fe27
 def draw_pose(
-    scene:'Scene|Standing',       # Who moves how, and where the camera is
+    scene:Scene|Standing,         # Who moves how, and where the camera is
     size:tuple[int, int],         # Height and width in pixels
 )->torch.Tensor:                  # RGB in [0,1] on black (B, 3, H, W)
     "Paint the pose alone, with the limbs and the face of an average person, so that it shows no identity"
